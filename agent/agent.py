@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from agent.act.network import Parameters, ParameterError
 from agent.act.policy import Action, Policy
 from agent.observe import Observation, observe
-from agent.rewards import REWARDS
+from agent.rewards import REWARDS, shares
 from agent.settings import AgentSettings, SettingsError
 from agent.steps import Step
 from shm.snapshot import Ints, Snapshot, Words
@@ -126,6 +126,8 @@ class Agent:
         # Without samples there is nothing to learn from; the gap in numbers ends the sequence.
         if self._learner is None or reward is None:
             return
+        best = self._reward(np.ones_like(observation.duration_s))
+        credit = shares(reward, best, observation.duration_s)
         step = Step(
             number=number,
             identity=observation.identity,
@@ -133,7 +135,7 @@ class Agent:
             service=observation.service,
             hidden=action.hidden,
             u=action.u,
-            reward=reward,
+            reward=credit.astype(np.float32),
         ).sorted()
         if not self._learner.push(step):
             self.counters.steps_dropped += 1

@@ -92,6 +92,17 @@ def g(l: Vector) -> float:  # noqa: E741
     return float(np.prod(np.sin(0.5 * np.pi * values / values.max()))) if values.size else 1.0
 
 
+def shares(reward: float, best: float, l: Vector) -> Vector:  # noqa: E741
+    """`reward - best` divided among the backends (N,); the mean over them is `reward - best`.
+
+    Each bears it by its squared deviation from the mean of l: exactly so for VBF, where that is
+    the definition, and as a rule of credit for the others. All zero if all are equal.
+    """
+    squared = np.square(relative(l) - 1.0)
+    mean = float(squared.mean()) if squared.size else 0.0
+    return (reward - best) * (squared / mean) if mean > 0.0 else np.zeros(squared.size)
+
+
 REWARDS: dict[str, Callable[[Vector], float]] = {
     "VBF": vbf,
     "logVBF": log_vbf,

@@ -63,7 +63,7 @@ class LearnSettings:
     burn_in_steps: int = 4
     batch_chunks: int = 16
     updates_per_step: float = 4.0
-    gamma: float = 0.99
+    gamma: float = 0.9
     tau: float = 0.005
     actor_lr: float = 1e-3
     critic_lr: float = 1e-3

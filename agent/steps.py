@@ -19,7 +19,8 @@ class Step:
     """What was seen and done at step `number`; consecutive numbers make a sequence.
 
     identity (N,) u64, features (N, F), service (S,), hidden (N, H) before the step, u (N,) the
-    squashed action; reward: of the action of the step before, as computed then, never rescaled.
+    squashed action; reward (N,): of the action of the step before, `agent.rewards.shares` a backend,
+    as computed then, never rescaled.
     """
 
     number: int
@@ -28,7 +29,7 @@ class Step:
     service: Float32
     hidden: Float32
     u: Float32
-    reward: float
+    reward: Float32
 
     def sorted(self) -> Step:
         """The same step with backends in the order of identity: the learner's canonical order."""
@@ -40,5 +41,5 @@ class Step:
             self.service,
             self.hidden[order],
             self.u[order],
-            self.reward,
+            self.reward[order],
         )

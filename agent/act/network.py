@@ -4,9 +4,11 @@ Lives here: the parameter names and shapes, a fresh initialisation, the arithmet
 Never here: sampling, weights, identities (`agent.act.policy`), gradients (`agent.learn.networks`).
 Upstream: `agent.learn` hands over the arrays. Downstream: `agent.act.policy`.
 
-Per backend x_j: FC, FC; mean and maximum over backends join with the service features; GRU; FC,
-FC; out come the mean and log standard deviation of a Gaussian. All parameters are shared by all
-backends, so N is free and order does not matter. Names and gate order (r, z, n) are torch's.
+Per backend: FC, FC give x_j; mean and maximum of x over the backends and the service features are
+projected to a summary that is added to each x_j; GRU; FC, FC on the sum of the GRU's state and its
+input (memory corrects what is seen, it need not carry it); out come the mean and log standard
+deviation of a Gaussian. All parameters are shared by all backends, so N is free and order does not
+matter. Names and gate order (r, z, n) are torch's.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from agent.settings import HIDDEN
 Float32 = NDArray[np.float32]
 Parameters = Mapping[str, Float32]
 
-GRU_INPUT = 3 * HIDDEN + SERVICE_COUNT  # own encoding, mean, maximum, service
+SUMMARY_INPUT = 2 * HIDDEN + SERVICE_COUNT  # mean, maximum, service features
 LOG_STD_MIN, LOG_STD_MAX = -4.0, 0.0
 
 SHAPES: dict[str, tuple[int, ...]] = {
@@ -30,7 +32,9 @@ SHAPES: dict[str, tuple[int, ...]] = {
     "encode1.bias": (HIDDEN,),
     "encode2.weight": (HIDDEN, HIDDEN),
     "encode2.bias": (HIDDEN,),
-    "gru.weight_ih_l0": (3 * HIDDEN, GRU_INPUT),
+    "summary.weight": (HIDDEN, SUMMARY_INPUT),
+    "summary.bias": (HIDDEN,),
+    "gru.weight_ih_l0": (3 * HIDDEN, HIDDEN),
     "gru.weight_hh_l0": (3 * HIDDEN, HIDDEN),
     "gru.bias_ih_l0": (3 * HIDDEN,),
     "gru.bias_hh_l0": (3 * HIDDEN,),
@@ -53,7 +57,8 @@ def fresh_parameters(seed: int) -> dict[str, Float32]:
     rng = np.random.default_rng(seed)
     parameters: dict[str, Float32] = {}
     for name, shape in SHAPES.items():
-        fan_in = HIDDEN if name.startswith(("gru", "decide")) else SHAPES[f"{name[:7]}.weight"][1]
+        layer = name.split(".")[0]
+        fan_in = HIDDEN if layer == "gru" else SHAPES[f"{layer}.weight"][1]
         bound = 1.0 / np.sqrt(fan_in)
         parameters[name] = rng.uniform(-bound, bound, shape).astype(np.float32)
     parameters["decide2.weight"] *= np.float32(0.01)
@@ -89,11 +94,9 @@ class ActorNetwork:
         p = checked(parameters)
         self._encode1 = p["encode1.weight"].T.copy(), p["encode1.bias"]
         self._encode2 = p["encode2.weight"].T.copy(), p["encode2.bias"]
-        w_input = p["gru.weight_ih_l0"].T.copy()
-        # Columns of the pooled and service inputs apply once, not once a backend.
-        self._own, self._shared = w_input[:HIDDEN].copy(), w_input[HIDDEN:].copy()
+        self._summary = p["summary.weight"].T.copy(), p["summary.bias"]
+        self._input = p["gru.weight_ih_l0"].T.copy(), p["gru.bias_ih_l0"]
         self._recur = p["gru.weight_hh_l0"].T.copy(), p["gru.bias_hh_l0"]
-        self._input_bias = p["gru.bias_ih_l0"]
         self._decide1 = p["decide1.weight"].T.copy(), p["decide1.bias"]
         self._decide2 = p["decide2.weight"].T.copy(), p["decide2.bias"]
 
@@ -107,13 +110,14 @@ class ActorNetwork:
         x = np.maximum(features @ self._encode1[0] + self._encode1[1], 0.0)  # (N, H)
         x = np.maximum(x @ self._encode2[0] + self._encode2[1], 0.0)  # (N, H)
         shared = np.concatenate((x.mean(axis=0), x.max(axis=0), service))  # (2H + S,)
-        gates_in = x @ self._own + (shared @ self._shared + self._input_bias)  # (N, 3H)
+        x = x + (shared @ self._summary[0] + self._summary[1])  # (N, H)
+        gates_in = x @ self._input[0] + self._input[1]  # (N, 3H)
         gates_h = hidden @ self._recur[0] + self._recur[1]  # (N, 3H)
         both = _sigmoid(gates_in[:, : 2 * HIDDEN] + gates_h[:, : 2 * HIDDEN])
         reset, update = both[:, :HIDDEN], both[:, HIDDEN:]
         new = np.tanh(gates_in[:, 2 * HIDDEN :] + reset * gates_h[:, 2 * HIDDEN :])
         hidden = (1.0 - update) * new + update * hidden  # (N, H)
-        y = np.maximum(hidden @ self._decide1[0] + self._decide1[1], 0.0)  # (N, H)
+        y = np.maximum((hidden + x) @ self._decide1[0] + self._decide1[1], 0.0)  # (N, H)
         out = y @ self._decide2[0] + self._decide2[1]  # (N, 2)
         log_std = LOG_STD_MIN + 0.5 * (LOG_STD_MAX - LOG_STD_MIN) * (np.tanh(out[:, 1]) + 1.0)
         return out[:, 0], log_std.astype(np.float32), hidden.astype(np.float32)

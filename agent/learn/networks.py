@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from agent.act.network import GRU_INPUT, LOG_STD_MAX, LOG_STD_MIN, checked
+from agent.act.network import LOG_STD_MAX, LOG_STD_MIN, SUMMARY_INPUT, checked
 from agent.observe import FEATURE_COUNT
 from agent.settings import HIDDEN
 
@@ -35,30 +35,29 @@ class Memory(nn.Module):
         super().__init__()
         self.encode1 = nn.Linear(FEATURE_COUNT, HIDDEN)
         self.encode2 = nn.Linear(HIDDEN, HIDDEN)
-        self.gru = nn.GRU(GRU_INPUT, HIDDEN)
+        self.summary = nn.Linear(SUMMARY_INPUT, HIDDEN)
+        self.gru = nn.GRU(HIDDEN, HIDDEN)
 
     def remember(
         self, features: Tensor, service: Tensor, mask: Tensor, hidden: Tensor
     ) -> tuple[Tensor, Tensor]:
         """features (T, B, N, F), service (T, B, S), mask (B, N), hidden (B, N, H).
 
-        Returns the GRU's output of every step (T, B, N, H) and its last state (B, N, H).
+        Returns memory (T, B, N, H), the sum of the GRU's input and output at every step, and the
+        GRU's last state (B, N, H).
         """
         steps, chunks, count, _ = features.shape
         x = relu(self.encode2(relu(self.encode1(features))))  # (T, B, N, H)
         weight = (mask / mask.sum(-1, keepdim=True)).unsqueeze(-1)  # (B, N, 1)
-        mean = (x * weight).sum(2, keepdim=True)  # (T, B, 1, H)
+        mean = (x * weight).sum(2)  # (T, B, H)
         # x >= 0 after the ReLU, so a padded row multiplied to 0 never wins over a real one.
-        largest = (x * mask.unsqueeze(-1)).amax(2, keepdim=True)  # (T, B, 1, H)
-        rows = (steps, chunks, count, -1)
-        joined = torch.cat(
-            (x, mean.expand(rows), largest.expand(rows), service.unsqueeze(2).expand(rows)), -1
-        )  # (T, B, N, 3H + S)
+        largest = (x * mask.unsqueeze(-1)).amax(2)  # (T, B, H)
+        summary = self.summary(torch.cat((mean, largest, service), -1))  # (T, B, H)
+        x = x + summary.unsqueeze(2)  # (T, B, N, H)
         out, last = self.gru(
-            joined.reshape(steps, chunks * count, GRU_INPUT),
-            hidden.reshape(1, chunks * count, HIDDEN),
+            x.reshape(steps, chunks * count, HIDDEN), hidden.reshape(1, chunks * count, HIDDEN)
         )
-        return out.reshape(steps, chunks, count, HIDDEN), last.reshape(chunks, count, HIDDEN)
+        return x + out.reshape(x.shape), last.reshape(chunks, count, HIDDEN)
 
 
 class Actor(Memory):
@@ -88,7 +87,7 @@ class Actor(Memory):
 
 
 class Critic(Memory):
-    """Q of a set of backends: the mean over them of a head a backend, so that credit is shared.
+    """Q of a set of backends is the mean over them of a head a backend.
 
     The GRU sees what was observed, the last action among it; the action to be judged joins after
     the GRU. One pass over the observations thus serves stored and new actions alike.
@@ -99,12 +98,12 @@ class Critic(Memory):
         self.judge1 = nn.Linear(HIDDEN + 1, HIDDEN)
         self.judge2 = nn.Linear(HIDDEN, 1)
 
-    def judge(self, memory: Tensor, u: Tensor, mask: Tensor) -> Tensor:
-        """memory (T, B, N, H), u (T, B, N), mask (B, N) -> Q (T, B).
+    def heads(self, memory: Tensor, u: Tensor, mask: Tensor) -> Tensor:
+        """memory (T, B, N, H), u (T, B, N), mask (B, N) -> a value a backend (T, B, N).
 
         u is centred over the backends, as the weights are: a common shift changes nothing.
         """
         centred = u - masked_mean(u, mask).unsqueeze(-1)
         x = torch.cat((memory, centred.unsqueeze(-1)), -1)  # (T, B, N, H + 1)
-        heads = self.judge2(relu(self.judge1(x))).squeeze(-1)  # (T, B, N)
-        return masked_mean(heads, mask)
+        heads: Tensor = self.judge2(relu(self.judge1(x))).squeeze(-1)  # (T, B, N)
+        return heads

@@ -28,7 +28,8 @@ class Batch:
     """B chunks of T actions and T + 1 observations, time first, backends padded to N.
 
     features (T+1, B, N, F), service (T+1, B, S), mask (B, N), hidden (B, N, H) of the actor before
-    the first step, u (T, B, N), reward (T, B): reward[t] is what followed u[t].
+    the first step, u (T, B, N), reward (T, B, N): reward[t] is what followed
+    u[t], shared out over the backends.
     """
 
     features: Float32
@@ -48,7 +49,7 @@ class Replay:
         self._service = np.zeros((capacity, SERVICE_COUNT), np.float32)
         self._hidden = np.zeros((capacity, max_backends, HIDDEN), np.float32)
         self._u = np.zeros((capacity, max_backends), np.float32)
-        self._reward = np.zeros(capacity, np.float32)
+        self._reward = np.zeros((capacity, max_backends), np.float32)
         self._count = np.zeros(capacity, np.int64)
         self._run = np.zeros(capacity, np.int64)  # steps of the same sequence that end here
         self._capacity = capacity
@@ -85,7 +86,8 @@ class Replay:
         self._hidden[at, count:] = 0.0
         self._u[at, :count] = step.u
         self._u[at, count:] = 0.0
-        self._reward[at] = step.reward
+        self._reward[at, :count] = step.reward
+        self._reward[at, count:] = 0.0
         self._count[at] = count
         self._last = step
         self.stored += 1
@@ -114,5 +116,5 @@ class Replay:
             mask=(np.arange(n)[None, :] < count[:, None]).astype(np.float32),
             hidden=self._hidden[at[0], :n],
             u=self._u[at[:-1], :n],
-            reward=self._reward[at[1:]],
+            reward=self._reward[at[1:], :n],
         )

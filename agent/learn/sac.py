@@ -98,13 +98,12 @@ class Learner:
         mean, log_std = self.actor.decide(chunk.actor)
         noise = torch.randn(mean.shape, generator=self.generator)
         u, log_pi = squash(mean, log_std, noise)  # (T+1, B, N) each
-        log_pi = masked_mean(log_pi, chunk.mask)  # (T+1, B)
 
         critic_loss = self.critic_loss(chunk, u, log_pi)
         self._descend("critics", critic_loss)
         actor_loss, q = self.actor_loss(chunk, u, log_pi)
         self._descend("actor", actor_loss)
-        temperature_loss = self.temperature_loss(log_pi)
+        temperature_loss = self.temperature_loss(chunk, log_pi)
         self._descend("temperature", temperature_loss)
         self._follow()
         self.updates += 1
@@ -112,7 +111,7 @@ class Learner:
             critic_loss.item(),
             actor_loss.item(),
             self.log_alpha.exp().item(),
-            -log_pi.mean().item(),
+            -_mean(log_pi.detach(), chunk.mask).item(),
             q.item(),
         )
 
@@ -143,37 +142,39 @@ class Learner:
         )
 
     def critic_loss(self, chunk: Chunk, u: Tensor, log_pi: Tensor) -> Tensor:
-        """Mean squared soft Bellman error of both critics. u (T+1, B, N), log_pi (T+1, B).
+        """Mean squared soft Bellman error of both critics. u, log_pi (T+1, B, N).
 
-        Rewards are centred on their running mean: in a task without end that shifts Q by a
-        constant and saves the critic from learning a huge one first.
+        Head by head: each backend's head answers for its share of the reward, and the mean over
+        heads, Q, for the whole. Rewards are centred on their running mean: in a task without end
+        that shifts Q by a constant and saves the critic from learning a huge one first.
         """
         with torch.no_grad():
             q1, q2 = (
-                critic.judge(memory[1:], u[1:], chunk.mask)
+                critic.heads(memory[1:], u[1:], chunk.mask)
                 for critic, memory in zip(self._target_critics(), chunk.targets, strict=True)
             )
-            value = torch.minimum(q1, q2) - self.log_alpha.exp() * log_pi[1:]  # (T, B)
+            value = torch.minimum(q1, q2) - self.log_alpha.exp() * log_pi[1:]  # (T, B, N)
             reward = (chunk.reward - self.reward_mean) * self.settings.reward_scale
             aim = reward + self.settings.gamma * value
-        errors = [
-            critic.judge(memory[:-1], chunk.u, chunk.mask) - aim
+        first, second = (
+            critic.heads(memory[:-1], chunk.u, chunk.mask) - aim
             for critic, memory in zip(self._online_critics(), chunk.critics, strict=True)
-        ]
-        return sum((error.square().mean() for error in errors), torch.zeros(()))
+        )
+        return _mean(first.square(), chunk.mask) + _mean(second.square(), chunk.mask)
 
     def actor_loss(self, chunk: Chunk, u: Tensor, log_pi: Tensor) -> tuple[Tensor, Tensor]:
         """alpha log pi - min Q, reparametrised: the gradient runs through Q into u. And mean Q."""
         q1, q2 = (
-            critic.judge(memory.detach(), u, chunk.mask)
+            critic.heads(memory.detach(), u, chunk.mask)
             for critic, memory in zip(self._online_critics(), chunk.critics, strict=True)
         )
         q = torch.minimum(q1, q2)
-        return (self.log_alpha.detach().exp() * log_pi - q).mean(), q.detach().mean()
+        loss = _mean(self.log_alpha.detach().exp() * log_pi - q, chunk.mask)
+        return loss, _mean(q.detach(), chunk.mask)
 
-    def temperature_loss(self, log_pi: Tensor) -> Tensor:
+    def temperature_loss(self, chunk: Chunk, log_pi: Tensor) -> Tensor:
         """-log alpha (log pi + target): raises alpha while the entropy is below its target."""
-        gap: Tensor = (log_pi.detach() + self.settings.target_entropy).mean()
+        gap = _mean(log_pi.detach(), chunk.mask) + self.settings.target_entropy
         return -self.log_alpha * gap
 
     def actor_arrays(self) -> dict[str, NDArray[np.float32]]:
@@ -200,8 +201,10 @@ class Learner:
         return (critic for critic in self.targets if isinstance(critic, Critic))
 
     def _track_reward(self, batch: Batch) -> None:
+        real = np.broadcast_to(batch.mask, batch.reward.shape)
+        mean = float((batch.reward * real).sum(dtype=np.float64) / real.sum(dtype=np.float64))
         rate = max(0.005, 1.0 / (self.updates + 1))
-        self.reward_mean += rate * (float(batch.reward.mean(dtype=np.float64)) - self.reward_mean)
+        self.reward_mean += rate * (mean - self.reward_mean)
 
     def _descend(self, name: str, loss: Tensor) -> None:
         optimiser = self.optimisers[name]
@@ -227,6 +230,11 @@ def squash(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor
     # log(1 - tanh(x)^2) without cancellation for large |x|.
     log_slope = 2.0 * (math.log(2.0) - x - torch.nn.functional.softplus(-2.0 * x))
     return torch.tanh(x), log_normal - log_slope
+
+
+def _mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean over steps, chunks and real backends. values (T, B, N), mask (B, N)."""
+    return masked_mean(values, mask).mean()
 
 
 def _pair(items: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
