@@ -65,12 +65,12 @@ class LearnSettings:
     updates_per_step: float = 4.0
     gamma: float = 0.9
     tau: float = 0.005
-    actor_lr: float = 1e-3
+    actor_lr: float = 3e-4
     critic_lr: float = 1e-3
     temperature_lr: float = 1e-3
     initial_temperature: float = 0.02
     target_entropy: float = -1.0
-    reward_scale: float = 1.0
+    reward_scale: float = 0.3
     replay_steps: int = 4096
     max_backends: int = 64
     min_steps: int = 40

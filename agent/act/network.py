@@ -52,7 +52,7 @@ class ParameterError(ValueError):
 def fresh_parameters(seed: int) -> dict[str, Float32]:
     """Uniform +-1/sqrt(fan_in) as torch does; the last layer 100 times smaller.
 
-    A fresh network therefore acts near-neutrally, with a standard deviation of about exp(-1.2).
+    A fresh network therefore acts near-neutrally, with a standard deviation of about exp(-1.8).
     """
     rng = np.random.default_rng(seed)
     parameters: dict[str, Float32] = {}
@@ -62,7 +62,7 @@ def fresh_parameters(seed: int) -> dict[str, Float32]:
         bound = 1.0 / np.sqrt(fan_in)
         parameters[name] = rng.uniform(-bound, bound, shape).astype(np.float32)
     parameters["decide2.weight"] *= np.float32(0.01)
-    parameters["decide2.bias"] = np.array([0.0, np.arctanh(0.4)], np.float32)
+    parameters["decide2.bias"] = np.array([0.0, np.arctanh(0.1)], np.float32)
     return parameters
 
 

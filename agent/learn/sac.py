@@ -142,7 +142,7 @@ class Learner:
         )
 
     def critic_loss(self, chunk: Chunk, u: Tensor, log_pi: Tensor) -> Tensor:
-        """Mean squared soft Bellman error of both critics. u, log_pi (T+1, B, N).
+        """Soft Bellman error of both critics, Huber. u, log_pi (T+1, B, N).
 
         Head by head: each backend's head answers for its share of the reward, and the mean over
         heads, Q, for the whole. Rewards are centred on their running mean: in a task without end
@@ -160,7 +160,7 @@ class Learner:
             critic.heads(memory[:-1], chunk.u, chunk.mask) - aim
             for critic, memory in zip(self._online_critics(), chunk.critics, strict=True)
         )
-        return _mean(first.square(), chunk.mask) + _mean(second.square(), chunk.mask)
+        return _mean(_huber(first), chunk.mask) + _mean(_huber(second), chunk.mask)
 
     def actor_loss(self, chunk: Chunk, u: Tensor, log_pi: Tensor) -> tuple[Tensor, Tensor]:
         """alpha log pi - min Q, reparametrised: the gradient runs through Q into u. And mean Q."""
@@ -228,13 +228,17 @@ def squash(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor
     x = mean + log_std.exp() * noise
     log_normal = -0.5 * noise.square() - log_std - 0.5 * math.log(2.0 * math.pi)
     # log(1 - tanh(x)^2) without cancellation for large |x|.
-    log_slope = 2.0 * (math.log(2.0) - x - torch.nn.functional.softplus(-2.0 * x))
+    log_slope = 2.0 * (math.log(2.0) - x - nn.functional.softplus(-2.0 * x))
     return torch.tanh(x), log_normal - log_slope
 
 
 def _mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean over steps, chunks and real backends. values (T, B, N), mask (B, N)."""
     return masked_mean(values, mask).mean()
+
+
+def _huber(error: Tensor) -> Tensor:
+    return nn.functional.huber_loss(error, torch.zeros_like(error), reduction="none")
 
 
 def _pair(items: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
