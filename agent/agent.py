@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.act.network import Parameters, ParameterError
+from agent.act.network import ParameterError, Parameters
 from agent.act.policy import Action, Policy
 from agent.observe import Observation, observe
 from agent.rewards import REWARDS, shares
@@ -99,7 +99,10 @@ class Agent:
         count = observation.identity.size
         if count < 2:
             return self._decision(
-                snapshot, observation, self._policy.hold(observation), "single" if count else "empty"
+                snapshot,
+                observation,
+                self._policy.hold(observation),
+                "single" if count else "empty",
             )
         if observation.idle:
             return self._decision(snapshot, observation, self._policy.hold(observation), "idle")

@@ -80,7 +80,7 @@ def load(path: Path) -> Saved:
     try:
         with safe_open(path, framework="numpy") as file:  # type: ignore[no-untyped-call]
             text = (file.metadata() or {}).get(JSON_KEY)
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such checkpoint") from error
     except (SafetensorError, OSError) as error:
