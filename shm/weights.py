@@ -102,27 +102,38 @@ class WeightReader:
             return None
         # Also when refused: each frame is judged once.
         self._seen = newest
-        frame = self._ring.read()
-        if frame is None:
-            return Refusal.TORN
-        if int(frame[lo.W_GENERATION]) != self._region.generation:
-            return Refusal.FOREIGN
-        written_ns, expires_ns = int(frame[lo.W_WRITTEN_NS]), int(frame[lo.W_EXPIRES_NS])
-        if expires_ns <= now_ns or written_ns > now_ns:
-            return Refusal.STALE
-        head, count = lo.WEIGHT_HEAD_WORDS, self._region.layout.slots
-        identity = frame[head : head + count]
-        weight = frame[head + count :].view("<f8").copy()
-        given = identity > 0
-        used = weight[given]
-        if not len(used) or not (np.isfinite(used).all() and (used > 0).all()):
-            return Refusal.INVALID
-        known = given & (identity == self._region.identities())
-        if not known.any():
-            return Refusal.FOREIGN
-        weight[~known] = weight[known].mean()
-        foreign = int(given.sum() - known.sum())
-        return Weights(int(frame[0]), written_ns, expires_ns, weight, known, foreign)
+        return _judge(self._region, self._ring.read(), now_ns)
+
+
+def newest_weights(region: Region) -> Weights | None:
+    """The newest frame, for who looks on; None where it is not fit for use, expiry aside."""
+    found = _judge(region, _ring(region).read(), now_ns=None)
+    return None if isinstance(found, Refusal) else found
+
+
+def _judge(
+    region: Region, frame: NDArray[np.uint64] | None, now_ns: int | None
+) -> Weights | Refusal:
+    if frame is None:
+        return Refusal.TORN
+    if int(frame[lo.W_GENERATION]) != region.generation:
+        return Refusal.FOREIGN
+    written_ns, expires_ns = int(frame[lo.W_WRITTEN_NS]), int(frame[lo.W_EXPIRES_NS])
+    if now_ns is not None and (expires_ns <= now_ns or written_ns > now_ns):
+        return Refusal.STALE
+    head, count = lo.WEIGHT_HEAD_WORDS, region.layout.slots
+    identity = frame[head : head + count]
+    weight = frame[head + count :].view("<f8").copy()
+    given = identity > 0
+    used = weight[given]
+    if not len(used) or not (np.isfinite(used).all() and (used > 0).all()):
+        return Refusal.INVALID
+    known = given & (identity == region.identities())
+    if not known.any():
+        return Refusal.FOREIGN
+    weight[~known] = weight[known].mean()
+    foreign = int(given.sum() - known.sum())
+    return Weights(int(frame[0]), written_ns, expires_ns, weight, known, foreign)
 
 
 def _ring(region: Region) -> FrameRing:

@@ -1,4 +1,4 @@
-"""Choosing a backend: policies by name, one file each, pure functions of the load they are shown."""
+"""Choosing a backend: policies by name, one file each, which see the load and nothing else."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class HotCold(Policy):
         latency = self._latency.filled_ns()
         cold = [slot for slot in pool if q[slot] <= self._hot_above]
         if cold:
-            return min(cold, key=lambda slot: (latency[slot] * (1.0 + 1e-9 * random())))
+            return min(cold, key=lambda slot: latency[slot] * (1.0 + 1e-9 * random()))
         return min(pool, key=lambda slot: (q[slot], random()))
 
     def sampled(self, slot: int, now_ns: int, duration_ns: int) -> None:

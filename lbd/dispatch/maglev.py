@@ -19,7 +19,7 @@ TABLE_SIZE: Final = 65537  # prime, 100 times the number of backends or more
 
 
 class Maglev(Policy):
-    """Weights as configured: a table of this size is not for weights that change 4 times a second."""
+    """Weights as configured: this table is not for weights that change 4 times a second."""
 
     name = "maglev"
     uses_key = True
@@ -29,7 +29,9 @@ class Maglev(Policy):
         self.refresh()
 
     def refresh(self) -> None:
-        self._table = build(self.load.usable, [float(self.load.weight[s]) for s in self.load.usable])
+        self._table = build(
+            self.load.usable, [float(self.load.weight[s]) for s in self.load.usable]
+        )
 
     def choose(self, now_ns: int, key: int) -> int:
         return self._table[key % TABLE_SIZE] if self._table else NONE
@@ -42,7 +44,10 @@ def build(slots: list[int], weights: list[float], size: int = TABLE_SIZE) -> lis
     table = np.full(size, NONE, dtype=np.int64)
     # A backend's walk over the table: offset + i * skip, a permutation because size is prime.
     walks = [
-        (crc32(b"offset%d" % slot) % size + np.arange(size) * (crc32(b"skip%d" % slot) % (size - 1) + 1))
+        (
+            crc32(b"offset%d" % slot) % size
+            + np.arange(size) * (crc32(b"skip%d" % slot) % (size - 1) + 1)
+        )
         % size
         for slot in slots
     ]

@@ -1,7 +1,7 @@
 """What every policy is: a choice, and the few things it is told.
 
 Lives here: the interface and the shared argmin. Never here: a rule of its own (one file each), I/O,
-clocks. Times come as arguments, randomness from `random`, so that tests and a simulator decide both.
+clocks. Times come as arguments, randomness from `random`: tests and a simulator decide both.
 """
 
 from __future__ import annotations
