@@ -1,0 +1,57 @@
+"""Hot-cold lexicographic: Prequal's rule (NSDI'24) on passive signals.
+
+A backend is hot if its requests in flight exceed the HOT_QUANTILE of what was seen lately. Among
+cold backends the one with the lowest latency is chosen, where there is none the one with the fewest
+in flight. Prequal probes a random pool; here q and durations of the flows themselves are the
+signals, and of many backends a random POOL is looked at.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from random import random, sample
+from typing import Final
+
+import numpy as np
+
+from lbd.dispatch.latency import LatencyAverages, Memory
+from lbd.dispatch.load import Load
+from lbd.dispatch.policy import NONE, Policy
+
+HOT_QUANTILE: Final = 0.84
+POOL: Final = 16
+HISTORY: Final = 128
+REFRESH_EVERY: Final = 16
+
+
+class HotCold(Policy):
+    name = "hcl"
+
+    def __init__(self, load: Load, memory: Memory | None = None) -> None:
+        super().__init__(load)
+        self._latency = LatencyAverages(load.slots, memory or Memory(flows=20.0))
+        self._seen: deque[float] = deque(maxlen=HISTORY)
+        self._hot_above = float("inf")
+        self._choices = 0
+
+    def choose(self, now_ns: int, key: int) -> int:
+        usable = self.load.usable
+        if not usable:
+            return NONE
+        pool = usable if len(usable) <= POOL else sample(usable, POOL)
+        q = {slot: self.load.q(slot) for slot in pool}
+        self._seen.extend(q.values())
+        self._choices += 1
+        if self._choices % REFRESH_EVERY == 1:
+            self._hot_above = float(np.quantile(self._seen, HOT_QUANTILE))
+        latency = self._latency.filled_ns()
+        cold = [slot for slot in pool if q[slot] <= self._hot_above]
+        if cold:
+            return min(cold, key=lambda slot: latency[slot] * (1.0 + 1e-9 * random()))
+        return min(pool, key=lambda slot: (q[slot], random()))
+
+    def sampled(self, slot: int, now_ns: int, duration_ns: int) -> None:
+        self._latency.add(slot, now_ns, duration_ns)
+
+    def failed(self, slot: int, now_ns: int, age_ns: int) -> None:
+        self._latency.add_failure(slot, now_ns, age_ns)

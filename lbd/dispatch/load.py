@@ -1,0 +1,61 @@
+"""What a policy may look at when it chooses: the load of every backend, as plain vectors.
+
+Lives here: the vectors. Never here: where they come from (shared memory live, plain arrays in tests
+and in a simulator) or how a policy weighs them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vector = NDArray[np.float64]
+
+
+class Load:
+    """The backends of one service. All vectors are indexed by slot, `slots` long.
+
+    flows: q, one vector a worker; their sum counts. waiting, waiting_start_ns: of the flows that
+    wait for their first server byte, likewise. usable: slots that may be chosen, ascending.
+    weight: positive; of the slots not usable it is meaningless.
+    """
+
+    def __init__(
+        self,
+        flows: Sequence[Vector],
+        waiting: Sequence[NDArray[np.int64]],
+        waiting_start_ns: Sequence[NDArray[np.int64]],
+        usable: Sequence[int],
+        weight: Vector,
+    ) -> None:
+        self.slots = len(weight)
+        self.flows = list(flows)
+        self.waiting = list(waiting)
+        self.waiting_start_ns = list(waiting_start_ns)
+        self.usable = list(usable)
+        self.weight = np.asarray(weight, dtype=np.float64)
+
+    @classmethod
+    def of(cls, flows: Sequence[float], weight: Sequence[float] | None = None) -> Load:
+        """A stand-alone load of one worker, all backends usable and nothing waiting."""
+        count = len(flows)
+        none = np.zeros(count, dtype=np.int64)
+        return cls(
+            [np.asarray(flows, dtype=np.float64)],
+            [none],
+            [none.copy()],
+            range(count),
+            np.asarray(weight if weight is not None else [1.0] * count, dtype=np.float64),
+        )
+
+    def q(self, slot: int) -> float:
+        """Flows in progress on one backend, over all workers."""
+        return float(sum(row[slot] for row in self.flows))
+
+    def waiting_age_ns(self, now_ns: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(slots,) flows that wait for a first server byte, and the sum of their ages."""
+        waiting = np.sum(self.waiting, axis=0)
+        start_ns = np.sum(self.waiting_start_ns, axis=0)
+        return waiting, np.maximum(waiting * now_ns - start_ns, 0)

@@ -1,0 +1,75 @@
+"""Maglev hashing (Eisenbud et al., NSDI'16) with weights: the same client, the same backend.
+
+Each backend fills the lookup table along a permutation of its own, taking turns in proportion to
+its weight. A change of one backend moves about 1/N of the table. The permutation comes from the
+slot, so that every worker builds the same table.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+from zlib import crc32
+
+import numpy as np
+
+from lbd.dispatch.load import Load
+from lbd.dispatch.policy import NONE, Policy
+
+TABLE_SIZE: Final = 65537  # prime, 100 times the number of backends or more
+
+
+class Maglev(Policy):
+    """Weights as configured: this table is not for weights that change 4 times a second."""
+
+    name = "maglev"
+    uses_key = True
+
+    def __init__(self, load: Load) -> None:
+        super().__init__(load)
+        self.refresh()
+
+    def refresh(self) -> None:
+        self._table = build(
+            self.load.usable, [float(self.load.weight[s]) for s in self.load.usable]
+        )
+
+    def choose(self, now_ns: int, key: int) -> int:
+        return self._table[key % TABLE_SIZE] if self._table else NONE
+
+
+def build(slots: list[int], weights: list[float], size: int = TABLE_SIZE) -> list[int]:
+    """The lookup table, `size` slots; empty where there is no backend. `size` must be prime."""
+    if not slots:
+        return []
+    table = np.full(size, NONE, dtype=np.int64)
+    # A backend's walk over the table: offset + i * skip, a permutation because size is prime.
+    walks = [
+        (
+            crc32(b"offset%d" % slot) % size
+            + np.arange(size) * (crc32(b"skip%d" % slot) % (size - 1) + 1)
+        )
+        % size
+        for slot in slots
+    ]
+    positions = [0] * len(slots)
+    credit = [0.0] * len(slots)
+    share = [weight / max(weights) for weight in weights]
+    left = size
+    taken = bytearray(size)
+    orders = [walk.tolist() for walk in walks]
+    while left:
+        for index, slot in enumerate(slots):
+            credit[index] += share[index]
+            if credit[index] < 1.0:
+                continue
+            credit[index] -= 1.0
+            order, at = orders[index], positions[index]
+            while taken[order[at]]:
+                at += 1
+            taken[order[at]] = 1
+            table[order[at]] = slot
+            positions[index] = at + 1
+            left -= 1
+            if not left:
+                break
+    return [int(slot) for slot in table]

@@ -1,0 +1,87 @@
+"""Accepts connections of one service in one worker.
+
+Lives here: the accept queue's worker side and its back-pressure. Never here: what becomes of a
+connection (`lbd.service`).
+A full service, or a process out of descriptors, stops accepting; what waits stays in the kernel's
+queue, refused by nobody, until there is room.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from typing import Final
+
+from lbd.poller import READ, Poller
+from lbd.relay import Relay
+from lbd.service import Service
+
+_ACCEPTS: Final = 64
+"""Accepts in a row before the flows that are open have their turn."""
+
+# Out of what accept needs: descriptors or memory. Everything else there is about one connection
+# that is gone already (accept(2)), or a fault of ours.
+_NO_CAPACITY: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+_GONE: Final = frozenset((errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.EINTR))
+
+
+class Listener:
+    """`max_flows` is this worker's share of the service's bound."""
+
+    def __init__(
+        self, service: Service, sock: socket.socket, poller: Poller, max_flows: int
+    ) -> None:
+        self._service = service
+        self._sock = sock
+        self._poller = poller
+        self._max_flows = max_flows
+        self._accepting = False
+        service.on_end = self._flow_ended
+        self.resume()
+
+    def resume(self) -> None:
+        """Accept again, if there is room."""
+        if not self._accepting and len(self._service.relays) < self._max_flows:
+            self._accepting = True
+            # Level-triggered: what is left after a round is told again.
+            self._poller.watch(self._sock.fileno(), self._on_ready, READ)
+
+    def _pause(self, counter: str) -> None:
+        self._accepting = False
+        self._poller.unwatch(self._sock.fileno())
+        self._service.block.count(counter)
+
+    def close(self) -> None:
+        """Accept no more. The supervisor keeps the socket itself."""
+        if self._accepting:
+            self._accepting = False
+            self._poller.unwatch(self._sock.fileno())
+        self._service.on_end = self._service.relays.discard
+        self._sock.close()
+
+    def _on_ready(self, events: int) -> None:
+        accept, service = self._sock.accept, self._service
+        for _ in range(_ACCEPTS):
+            if len(service.relays) >= self._max_flows:
+                self._pause("accept_paused_total")
+                return
+            try:
+                client, peer = accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _NO_CAPACITY:
+                    # The worker's next look after its flows resumes; accepting again at once would
+                    # only spin.
+                    self._pause("accept_failed_total")
+                    return
+                if error.errno in _GONE:
+                    continue
+                raise
+            client.setblocking(False)
+            service.open(client, peer)
+
+    def _flow_ended(self, relay: Relay) -> None:
+        self._service.relays.discard(relay)
+        if not self._accepting:
+            self.resume()

@@ -1,0 +1,298 @@
+"""Moves the bytes of a flow between its client and its backend.
+
+Lives here: the sockets of a flow, back-pressure, half-close, resets. Never here: the choice of a
+backend (`lbd.service`), what an event counts as (`lbd.flow`).
+
+Laws. Bytes are read only when the other end has taken all that was read before: an end holds at
+most one buffer (`READ_BYTES`) that its socket did not accept. End of file on one end becomes a
+half-close of the other once that is empty; the flow is complete when both are through. A reset of
+one end becomes a reset of the other. Sockets are watched edge-triggered: an end reads until a short
+read, then waits; an end that stops for its peer's sake remembers that it is `readable`.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Callable
+from time import monotonic_ns
+from typing import Any, Final
+
+from lbd.flow import Flow, Outcome
+from lbd.poller import ERROR, HANGUP, READ, WRITE, Poller
+
+READ_BYTES: Final = 65536
+_ROUNDS: Final = 16
+"""Reads in a row before other flows have their turn: at most 1 MiB."""
+
+_RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s
+_READABLE: Final = READ | HANGUP | ERROR
+
+# One buffer for all flows of the process: it never holds anything between two calls.
+_buffer: Final = memoryview(bytearray(READ_BYTES))
+
+
+class Relay:
+    """One flow's two ends, from the dispatch to the close of both sockets.
+
+    `on_end(relay)` is called once, when both are gone.
+    """
+
+    __slots__ = (
+        "backend",
+        "client",
+        "flow",
+        "idle_since_ns",
+        "moved_in",
+        "moved_out",
+        "on_end",
+        "poller",
+    )
+
+    def __init__(
+        self,
+        poller: Poller,
+        flow: Flow,
+        client: socket.socket,
+        on_end: Callable[[Relay], None],
+    ) -> None:
+        self.poller = poller
+        self.flow = flow
+        self.client = End(self, client)
+        self.backend: End | None = None
+        self.on_end = on_end
+        self.idle_since_ns = flow.accepted_ns
+        self.moved_in = self.moved_out = 0
+
+    def connect(self, family: int, address: Any) -> None:
+        """Start connecting; a failure at once or later is an outcome of the flow."""
+        try:
+            sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        except OSError:
+            self.abort(Outcome.CONNECT_FAILED)
+            return
+        self.backend = backend = End(self, sock)
+        backend.peer, self.client.peer = self.client, backend
+        try:
+            if family != socket.AF_UNIX:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.connect(address)
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.abort(Outcome.CONNECT_FAILED)
+            return
+        self.poller.watch(sock.fileno(), self._on_connect)
+
+    def _on_connect(self, events: int) -> None:
+        client, backend = self.client, self.backend
+        assert backend is not None
+        if not events & (WRITE | ERROR | HANGUP):
+            return
+        if backend.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self.abort(Outcome.CONNECT_FAILED)
+            return
+        self.flow.connected(monotonic_ns())
+        self.poller.rehandle(backend.fd, backend.on_event)
+        self.poller.watch(client.fd, client.on_event)
+        # The client has mostly spoken by now: reading at once saves a turn of the poller.
+        client.pump()
+        if events & READ and self.flow.outcome is None:
+            backend.pump()
+
+    def check(self, now_ns: int, connect_ns: int, idle_ns: int, total_ns: int) -> None:
+        """Account for what moved since the last check; end the flow if a limit has passed.
+
+        Called a few times a second, so that moving bytes sets no clock. Limits are nanoseconds.
+        """
+        flow = self.flow
+        moved_in, moved_out = self._moved()
+        if moved_in or moved_out:
+            self.idle_since_ns = now_ns
+        age_ns = now_ns - flow.accepted_ns
+        if not flow.connected_ns:
+            if age_ns > connect_ns:
+                self.abort(Outcome.CONNECT_TIMEOUT)
+        elif now_ns - self.idle_since_ns > idle_ns:
+            self.abort(Outcome.IDLE_TIMEOUT)
+        elif total_ns and age_ns > total_ns:
+            self.abort(Outcome.TOTAL_TIMEOUT)
+
+    def _moved(self) -> tuple[int, int]:
+        flow = self.flow
+        backend = self.backend
+        flow.bytes_in = self.client.bytes_read
+        flow.bytes_out = backend.bytes_read if backend is not None else 0
+        moved = (flow.bytes_in - self.moved_in, flow.bytes_out - self.moved_out)
+        self.moved_in, self.moved_out = flow.bytes_in, flow.bytes_out
+        if moved != (0, 0):
+            flow.ledger.moved(flow.slot, *moved)
+        return moved
+
+    def abort(self, outcome: Outcome, spare: End | None = None) -> None:
+        """End the flow now, resetting both ends, but for `spare`, which is beyond it already."""
+        for end in (self.client, self.backend):
+            if end is not None and end is not spare:
+                end.reset()
+        self.end(outcome)
+
+    def end(self, outcome: Outcome) -> None:
+        """Close both sockets and the account."""
+        self._moved()
+        for end in (self.client, self.backend):
+            if end is not None:
+                self.poller.close_socket(end.sock)
+                end.peer = None
+                end.unsent = None
+        self.flow.end(outcome, monotonic_ns())
+        self.on_end(self)
+
+
+class End:
+    """One socket of a flow. `unsent` is what was read for it and not yet accepted by it."""
+
+    __slots__ = (
+        "bytes_read",
+        "eof",
+        "fd",
+        "peer",
+        "readable",
+        "recv_into",
+        "relay",
+        "send",
+        "sock",
+        "unsent",
+    )
+
+    def __init__(self, relay: Relay, sock: socket.socket) -> None:
+        self.relay = relay
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.recv_into = sock.recv_into
+        self.send = sock.send
+        self.peer: End | None = None
+        self.unsent: memoryview | None = None
+        self.readable = False
+        self.eof = False
+        self.bytes_read = 0
+
+    def on_event(self, events: int) -> None:
+        """The poller's call."""
+        peer = self.peer
+        assert peer is not None
+        if events & ERROR and (self.eof or self.unsent is not None or peer.unsent is not None):
+            # Otherwise the next read tells; here there may never be one.
+            self._broken()
+            return
+        if self.unsent is not None and events & WRITE and not self._flush():
+            return
+        if events & _READABLE and not self.eof:
+            if peer.unsent is None:
+                self.pump()
+            else:
+                self.readable = True
+
+    def pump(self) -> None:
+        """Read and pass on until there is no more, or the peer takes no more."""
+        peer = self.peer
+        if peer is None or peer.unsent is not None or self.eof:
+            return
+        recv_into, send = self.recv_into, peer.send
+        for _ in range(_ROUNDS):
+            try:
+                count = recv_into(_buffer)
+            except BlockingIOError:
+                self.readable = False
+                return
+            except OSError:
+                self._broken()
+                return
+            if not count:
+                self._ended()
+                return
+            if not self.bytes_read:
+                self._first_byte()
+            self.bytes_read += count
+            try:
+                sent = send(_buffer[:count])
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                peer._broken()
+                return
+            if sent < count:
+                peer.unsent = memoryview(bytes(_buffer[sent:count]))
+                self.readable = True
+                return
+            if count < READ_BYTES:
+                # A short read emptied the socket; the next byte will be an edge (epoll(7)).
+                self.readable = False
+                return
+        self.readable = True
+        self.relay.poller.call_again(self.pump)
+
+    def _first_byte(self) -> None:
+        relay = self.relay
+        if self is relay.backend:
+            relay.flow.answered(monotonic_ns())
+
+    def _flush(self) -> bool:
+        """Send what is left. False if that ended the flow or something is still left."""
+        assert self.unsent is not None
+        try:
+            sent = self.send(self.unsent)
+        except BlockingIOError:
+            return False
+        except OSError:
+            self._broken()
+            return False
+        if sent < len(self.unsent):
+            self.unsent = self.unsent[sent:]
+            return False
+        self.unsent = None
+        peer = self.peer
+        assert peer is not None
+        if peer.eof:
+            return self._half_close()
+        if peer.readable:
+            peer.pump()
+        return self.peer is not None
+
+    def _ended(self) -> None:
+        """This end has sent all it will, and its peer has taken it."""
+        self.eof = True
+        self.readable = False
+        relay, peer = self.relay, self.peer
+        assert peer is not None
+        if self is relay.backend and not self.bytes_read and not peer.eof:
+            # It hung up on a client that still had its side open, without a word.
+            relay.end(Outcome.BACKEND_SILENT)
+            return
+        peer._half_close()
+
+    def _half_close(self) -> bool:
+        """Tell this end that its peer is through. False if that ended the flow."""
+        relay = self.relay
+        if self.eof and self.unsent is None and self.peer is not None and self.peer.unsent is None:
+            relay.end(Outcome.COMPLETED)
+            return False
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._broken()
+            return False
+        return True
+
+    def _broken(self) -> None:
+        relay = self.relay
+        if relay.flow.outcome is None:
+            backend = self is relay.backend
+            relay.abort(Outcome.BACKEND_RESET if backend else Outcome.CLIENT_RESET, spare=self)
+
+    def reset(self) -> None:
+        """Make the close of this socket a reset."""
+        try:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        except OSError:
+            # The socket is past telling its peer anything.
+            return

@@ -1,0 +1,184 @@
+"""The parent process: owns listening sockets and regions, keeps the workers alive.
+
+Lives here: start, restart, stop. Never here: a flow. It touches no byte of traffic, so that it has
+no reason to fail, and a worker that does takes only its own flows with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+from time import monotonic_ns
+from typing import Final
+
+from config.address import Address
+from config.schema import Config
+from lbd.metrics import Metrics
+from lbd.sockets import ListenError, listen
+from lbd.worker import Assignment
+from shm.layout import SCALAR, Layout
+from shm.region import Region
+from shm.worker import retire, scalars_view
+
+log = logging.getLogger(__name__)
+
+BEAT_S: Final = 0.1
+HUNG_S: Final = 10.0
+"""A worker whose loop stood still for so long is aborted; faulthandler then tells where it was."""
+STOP_S: Final = 5.0
+RESTART_MIN_S: Final = 0.05
+RESTART_MAX_S: Final = 5.0
+STEADY_S: Final = 10.0
+"""A worker that lived so long has not failed at its start: no back-off for its successor."""
+BIND_PATIENCE_S: Final = 2.0
+"""A killed supervisor's workers close their listeners within milliseconds: wait for it."""
+
+
+class Supervisor:
+    """One daemon. `run` returns when it was told to stop and everything is cleaned up.
+
+    Raises ListenError, RegionError before any worker is started; nothing is left behind then.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._sockets: list[list[socket.socket]] = []
+        self._regions: list[Region] = []
+        self._workers: dict[int, asyncio.subprocess.Process] = {}
+        self._stopping = asyncio.Event()
+        self._metrics: Metrics | None = None
+        self.restarts_total = 0
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            loop.add_signal_handler(number, self._stop, number)
+        try:
+            await self._prepare()
+            keepers = [asyncio.create_task(self._keep(i)) for i in range(self._config.workers)]
+            beat = asyncio.create_task(self._beat())
+            await self._stopping.wait()
+            await asyncio.gather(*keepers)
+            beat.cancel()
+        finally:
+            self._clean()
+
+    async def _prepare(self) -> None:
+        config = self._config
+        for service in config.services:
+            self._sockets.append(await _listen(service.listen, config.workers))
+        for service in config.services:
+            samples = -(-service.reservoir.size // config.workers)
+            region = Region.create(service.name, Layout(config.workers, service.slots, samples))
+            self._regions.append(region)
+            for backend in service.backends:
+                region.add_backend(backend.name, str(backend.address), backend.weight)
+        if config.metrics is not None:
+            self._metrics = Metrics(config.metrics, self._regions, lambda: self.restarts_total)
+
+    def _clean(self) -> None:
+        if self._metrics is not None:
+            self._metrics.close()
+        for region in self._regions:
+            region.remove()
+        for sockets in self._sockets:
+            for sock in sockets:
+                sock.close()
+        for service in self._config.services[: len(self._sockets)]:
+            if service.listen.kind == "unix":
+                service.listen.unlink()
+
+    # -- workers
+
+    async def _keep(self, index: int) -> None:
+        """Start worker `index`, and a successor whenever it dies, until told to stop."""
+        delay_s = RESTART_MIN_S
+        while not self._stopping.is_set():
+            started_ns = monotonic_ns()
+            process = await self._start(index)
+            self._workers[index] = process
+            status = await process.wait()
+            del self._workers[index]
+            for region in self._regions:
+                retire(region, index)
+            if self._stopping.is_set():
+                return
+            self.restarts_total += 1
+            steady = monotonic_ns() - started_ns > STEADY_S * 1e9
+            delay_s = RESTART_MIN_S if steady else min(delay_s * 2, RESTART_MAX_S)
+            log.error("worker %d (pid %d) %s; restarting", index, process.pid, _ending(status))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), delay_s)
+
+    async def _start(self, index: int) -> asyncio.subprocess.Process:
+        fds = [sockets[index].fileno() for sockets in self._sockets]
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "lbd.worker",
+            stdin=asyncio.subprocess.PIPE,
+            pass_fds=sorted(set(fds)),
+        )
+        assert process.stdin is not None
+        assignment = Assignment(index, self._config.model_dump(mode="json"), fds)
+        process.stdin.write(assignment.dump())
+        if self._stopping.is_set():
+            process.terminate()
+        return process
+
+    async def _beat(self) -> None:
+        while True:
+            now_ns = monotonic_ns()
+            for region in self._regions:
+                region.beat(now_ns)
+            for index, process in list(self._workers.items()):
+                beats = [
+                    int(scalars_view(region, index)[SCALAR["heartbeat_ns"]])
+                    for region in self._regions
+                ]
+                if min(beats) and now_ns - min(beats) > HUNG_S * 1e9:
+                    log.error("worker %d (pid %d) hangs: aborting it", index, process.pid)
+                    process.send_signal(signal.SIGABRT)
+            await asyncio.sleep(BEAT_S)
+
+    # -- the end
+
+    def _stop(self, number: signal.Signals) -> None:
+        """TERM and INT end flows at once, QUIT lets them finish; a second signal ends them too."""
+        graceful = number == signal.SIGQUIT and not self._stopping.is_set()
+        log.info("%s: stopping%s", number.name, ", flows may finish" if graceful else "")
+        self._stopping.set()
+        for process in self._workers.values():
+            process.send_signal(signal.SIGQUIT if graceful else signal.SIGTERM)
+        if not graceful:
+            asyncio.get_running_loop().call_later(STOP_S, self._kill)
+
+    def _kill(self) -> None:
+        for process in self._workers.values():
+            log.error("worker pid %d did not stop: killing it", process.pid)
+            process.kill()
+
+
+async def _listen(address: Address, count: int) -> list[socket.socket]:
+    loop = asyncio.get_running_loop()
+    patience_s = loop.time() + BIND_PATIENCE_S
+    while True:
+        try:
+            return listen(address, count)
+        except ListenError:
+            if loop.time() > patience_s:
+                raise
+        await asyncio.sleep(0.05)
+
+
+def _ending(status: int) -> str:
+    if status >= 0:
+        return f"exited with status {status}"
+    try:
+        return f"was ended by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"was ended by signal {-status}"

@@ -1,0 +1,155 @@
+"""A worker process: one loop, its share of every service, until its stdin ends or a signal comes.
+
+Lives here: the wiring, the timers, the end. Never here: what a flow or a policy does.
+Upstream: the supervisor, which hands over the assignment as one line of JSON on stdin, the
+listening sockets as inherited descriptors, and by keeping stdin open the news that it is alive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import faulthandler
+import gc
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from dataclasses import asdict, dataclass
+from time import monotonic_ns
+from typing import Any, Final
+
+import uvloop
+
+from config.schema import Config
+from lbd.listener import Listener
+from lbd.poller import Poller
+from lbd.service import Service
+from shm.region import Region
+
+log = logging.getLogger(__name__)
+
+REFRESH_S: Final = 0.01
+"""How often counters are published and weights looked for."""
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What the supervisor tells a worker: its number, the configuration, a descriptor a service."""
+
+    index: int
+    config: dict[str, Any]
+    listen_fds: list[int]
+
+    def dump(self) -> bytes:
+        return json.dumps(asdict(self)).encode() + b"\n"
+
+    @classmethod
+    def load(cls, line: bytes) -> Assignment:
+        return cls(**json.loads(line))
+
+
+class Worker:
+    """Runs until told to stop; `failed` then tells whether it stopped for an error of its own."""
+
+    def __init__(self, assignment: Assignment, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._config = Config.model_validate(assignment.config)
+        self._poller = Poller(loop)
+        self._services: list[Service] = []
+        self._listeners: list[Listener] = []
+        self._draining = False
+        self.failed = False
+        workers = self._config.workers
+        for config, fd in zip(self._config.services, assignment.listen_fds, strict=True):
+            region = Region.attach(config.name)
+            service = Service(config, region, assignment.index, self._poller)
+            sock = socket.socket(fileno=fd)
+            sock.setblocking(False)
+            share = -(-config.max_connections // workers)
+            self._services.append(service)
+            self._listeners.append(Listener(service, sock, self._poller, share))
+
+    def run(self) -> None:
+        loop = self._loop
+        loop.set_exception_handler(self._on_error)
+        loop.add_signal_handler(signal.SIGTERM, self._stop)
+        loop.add_signal_handler(signal.SIGQUIT, self._drain)
+        # A terminal's Ctrl-C reaches the whole group; the supervisor decides what it means.
+        loop.add_signal_handler(signal.SIGINT, lambda: None)
+        loop.add_reader(sys.stdin.fileno(), self._supervisor_gone)
+        self._refresh()
+        self._check(min(service.check_every_s() for service in self._services))
+        loop.run_forever()
+        now_ns = monotonic_ns()
+        for service in self._services:
+            service.shut()
+            service.block.publish(now_ns)
+        self._poller.close()
+
+    def _refresh(self) -> None:
+        self._loop.call_later(REFRESH_S, self._refresh)
+        now_ns = monotonic_ns()
+        for service in self._services:
+            service.refresh(now_ns)
+
+    def _check(self, every_s: float) -> None:
+        self._loop.call_later(every_s, self._check, every_s)
+        now_ns = monotonic_ns()
+        for service in self._services:
+            service.check(now_ns)
+        if self._draining:
+            if not any(service.relays for service in self._services):
+                self._stop()
+        else:
+            for listener in self._listeners:
+                listener.resume()
+
+    def _stop(self) -> None:
+        self._loop.stop()
+
+    def _drain(self) -> None:
+        """Accept no more, let flows finish, stop after the longest drain time at the latest."""
+        if self._draining:
+            return
+        self._draining = True
+        for listener in self._listeners:
+            listener.close()
+        drain_s = max(service.config.timeouts.drain_s for service in self._services)
+        self._loop.call_later(drain_s, self._stop)
+
+    def _supervisor_gone(self) -> None:
+        self._loop.remove_reader(sys.stdin.fileno())
+        log.warning("the supervisor is gone: finishing the flows that are open")
+        self._drain()
+
+    def _on_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Only a fault of ours comes here: stop loudly, the supervisor starts another worker."""
+        log.critical("%s", context.get("message"), exc_info=context.get("exception"))
+        self.failed = True
+        loop.stop()
+
+
+def main() -> int:
+    logging.basicConfig(
+        level=logging.INFO, format=f"%(asctime)s lbd worker[{os.getpid()}] %(message)s"
+    )
+    faulthandler.enable()
+    # Objects die by reference counting, flows break their cycles when they end: the collector
+    # finds little, and its pauses are felt by every flow.
+    gc.set_threshold(50_000, 50, 100)
+    line = sys.stdin.buffer.readline()
+    if not line:
+        return 1
+    loop = uvloop.new_event_loop()
+    worker = Worker(Assignment.load(line), loop)
+    worker.run()
+    with contextlib.suppress(RuntimeError):
+        loop.close()
+    return 1 if worker.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,221 @@
+"""The one layout table of a region: where every word is, who writes it, who reads it.
+
+Lives here: offsets and nothing else. Never here: access to memory.
+
+A region is an array of aligned little-endian 64-bit words, so that it also fits a memory-mapped
+array that a kernel owns. Times are u64 nanoseconds of CLOCK_MONOTONIC. One writer a word:
+
+    header          supervisor   identity of the region, geometry, heartbeat, active bitmap
+    slot table      supervisor   one row a backend: identity, configured weight, name, address
+    retired         supervisor   what dead workers had counted, kept so that totals never go back
+    agent           agent        its heartbeat, and `depth` weight frames
+    worker 0..W-1   that worker  scalars, the counter cache, `depth` counter frames, reservoirs
+
+A worker's block belongs to the supervisor from the worker's death until its successor starts.
+A counter row is one word a slot, contiguous, so that dispatch reads all backends as one vector.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+WORD: Final = 8
+PAGE: Final = 4096
+MAGIC: Final = int.from_bytes(b"LBDSHM\0\0", "little")
+VERSION: Final = 1
+MAX_SLOTS: Final = 1024
+MAX_WORKERS: Final = 64
+
+# Header words. `READY` is written last at creation; a reader that does not find it has no region.
+H_MAGIC: Final = 0
+H_VERSION: Final = 1
+H_READY: Final = 2
+H_GENERATION: Final = 3
+H_WORKERS: Final = 4
+H_SLOTS: Final = 5
+H_RESERVOIR: Final = 6
+H_DEPTH: Final = 7
+H_OWNER_PID: Final = 8
+H_CREATED_NS: Final = 9
+H_HEARTBEAT_NS: Final = 10
+H_NEXT_IDENTITY: Final = 11
+H_EPOCH: Final = 12  # odd while the supervisor moves a dead worker's counts to `retired`
+H_NAME: Final = 16  # 8 words of UTF-8
+H_BITMAP: Final = 32  # MAX_SLOTS / 64 words; bit s of word s // 64 is slot s
+HEADER_WORDS: Final = 64
+NAME_BYTES: Final = 64
+
+# Slot table: words of one row.
+S_IDENTITY: Final = 0
+S_WEIGHT: Final = 1  # f64, as configured
+S_NAME: Final = 2  # 6 words
+S_ADDRESS: Final = 8  # 16 words
+SLOT_WORDS: Final = 24
+SLOT_NAME_BYTES: Final = 48
+SLOT_ADDRESS_BYTES: Final = 128
+
+# Counter rows of a worker. `flows` is f64 (exact up to 2**53) so that dispatch multiplies without a
+# conversion; `waiting_start_ns` is a sum modulo 2**64, from which waiting * now - sum is the summed
+# age of the flows that wait.
+GAUGES: Final = ("identity", "flows", "waiting", "waiting_start_ns")
+TOTALS: Final = (
+    "flows_total",
+    "connected_total",
+    "first_byte_total",
+    "completed_total",
+    "connect_failed_total",
+    "connect_timeout_total",
+    "backend_reset_total",
+    "backend_silent_total",
+    "client_reset_total",
+    "idle_timeout_total",
+    "total_timeout_total",
+    "shutdown_total",
+    "bytes_in_total",
+    "bytes_out_total",
+    "connect_ns_total",
+    "duration_ns_total",
+    "fct_ns_total",
+)
+ROWS: Final = GAUGES + TOTALS
+ROW: Final = {name: index for index, name in enumerate(ROWS)}
+
+# What a backend failed, as against what a client or an operator ended.
+BACKEND_FAILURES: Final = (
+    "connect_failed_total",
+    "connect_timeout_total",
+    "backend_reset_total",
+    "backend_silent_total",
+)
+
+# Worker scalars, all u64.
+SCALARS: Final = (
+    "pid",
+    "incarnation_ns",
+    "heartbeat_ns",
+    "last_arrival_ns",
+    "weights_seq",
+    "weights_in_force",
+    "accepted_total",
+    "no_backend_total",
+    "accept_failed_total",
+    "accept_paused_total",
+    "frames_applied_total",
+    "frames_torn_total",
+    "frames_stale_total",
+    "frames_foreign_total",
+    "frames_invalid_total",
+    "weights_foreign_total",
+    "fallback_total",
+)
+SCALAR: Final = {name: index for index, name in enumerate(SCALARS)}
+SCALAR_WORDS: Final = 32
+
+# Reservoirs of a backend, in this order; one more, of the service, holds inter-arrival times.
+KINDS: Final = ("duration", "fct")
+SAMPLE_WORDS: Final = 2  # t_ns, value_ns; t_ns is 0 in an empty slot
+
+FRAME_HEAD_WORDS: Final = 2  # sequence (0 while being written), written_ns
+
+# Agent scalars.
+AGENT_SCALARS: Final = (
+    "pid",
+    "incarnation_ns",
+    "heartbeat_ns",
+    "steps_total",
+    "mode",
+    "step_ns",
+    "learner_updates_total",
+    "transitions_dropped_total",
+)
+AGENT_SCALAR: Final = {name: index for index, name in enumerate(AGENT_SCALARS)}
+AGENT_SCALAR_WORDS: Final = 16
+
+# Weight frame head; then one row of identities and one row of f64 weights.
+W_SEQUENCE: Final = 0
+W_GENERATION: Final = 1
+W_WRITTEN_NS: Final = 2
+W_EXPIRES_NS: Final = 3
+WEIGHT_HEAD_WORDS: Final = 4
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Word offsets of a region for one geometry.
+
+    workers: blocks. slots: backends at most. reservoir: samples kept a worker, backend and kind.
+    depth: frames of multi-buffering, the papers' m. Raises ValueError where the geometry is
+    outside the limits above.
+    """
+
+    workers: int
+    slots: int
+    reservoir: int
+    depth: int = 4
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("workers", 1, MAX_WORKERS),
+            ("slots", 1, MAX_SLOTS),
+            ("reservoir", 1, 65536),
+            ("depth", 2, 16),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ValueError(f"{name} is {value}, expected {low} to {high}")
+
+    @property
+    def slot_table(self) -> int:
+        return HEADER_WORDS
+
+    @property
+    def cache_words(self) -> int:
+        return len(ROWS) * self.slots
+
+    @property
+    def frame_words(self) -> int:
+        return FRAME_HEAD_WORDS + self.cache_words
+
+    @property
+    def retired(self) -> int:
+        return self.slot_table + SLOT_WORDS * self.slots
+
+    @property
+    def agent(self) -> int:
+        return self.retired + SCALAR_WORDS + self.cache_words
+
+    @property
+    def weight_frame_words(self) -> int:
+        return WEIGHT_HEAD_WORDS + 2 * self.slots
+
+    def weight_frame(self, index: int) -> int:
+        return self.agent + AGENT_SCALAR_WORDS + index * self.weight_frame_words
+
+    @property
+    def workers_start(self) -> int:
+        return self.weight_frame(self.depth)
+
+    @property
+    def worker_words(self) -> int:
+        frames = self.depth * self.frame_words
+        reservoirs = (len(KINDS) * self.slots + 1) * self.reservoir * SAMPLE_WORDS
+        return SCALAR_WORDS + self.cache_words + frames + reservoirs
+
+    def worker(self, index: int) -> int:
+        return self.workers_start + index * self.worker_words
+
+    def cache(self, worker: int) -> int:
+        return self.worker(worker) + SCALAR_WORDS
+
+    def frame(self, worker: int, index: int) -> int:
+        return self.cache(worker) + self.cache_words + index * self.frame_words
+
+    def reservoirs(self, worker: int) -> int:
+        """First sample of (kind, slot); kinds outermost. The service's own reservoir is last."""
+        return self.frame(worker, self.depth)
+
+    @property
+    def total_bytes(self) -> int:
+        used = self.worker(self.workers) * WORD
+        return -(-used // PAGE) * PAGE

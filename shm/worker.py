@@ -1,0 +1,143 @@
+"""A worker's own block: what it counts, samples and publishes.
+
+Lives here: every word that a worker writes. Never here: what a flow means by it (`lbd.flow`).
+Writer: the one worker; before its first and after its last breath the supervisor (`retire`).
+Readers: other workers (`flows` only, live), agent and metrics (frames and reservoirs).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shm import layout as lo
+from shm.frames import FrameRing
+from shm.region import Region
+from shm.reservoir import ReservoirWriter
+
+
+def cache_view(region: Region, worker: int) -> NDArray[np.uint64]:
+    """(rows, slots) of a worker's live counters."""
+    start = region.layout.cache(worker)
+    words = region.layout.cache_words
+    return region.u64[start : start + words].reshape(len(lo.ROWS), region.layout.slots)
+
+
+def scalars_view(region: Region, worker: int) -> NDArray[np.uint64]:
+    """(scalars,) of a worker."""
+    start = region.layout.worker(worker)
+    return region.u64[start : start + len(lo.SCALARS)]
+
+
+def flows_view(region: Region) -> NDArray[np.float64]:
+    """(workers, slots) flows in progress: q of every worker, live."""
+    first = region.layout.cache(0) + lo.ROW["flows"] * region.layout.slots
+    last = first + (region.layout.workers - 1) * region.layout.worker_words + region.layout.slots
+    step = region.layout.worker_words * lo.WORD
+    return np.lib.stride_tricks.as_strided(
+        region.f64[first:last],
+        shape=(region.layout.workers, region.layout.slots),
+        strides=(step, lo.WORD),
+    )
+
+
+class WorkerBlock:
+    """The writer of block `index`. Rows are memoryviews: `block.flows[slot] += 1.0`.
+
+    Taking the block starts it at zero; the supervisor has moved a predecessor's totals away.
+    """
+
+    def __init__(self, region: Region, index: int, probability: float | None = None) -> None:
+        layout = region.layout
+        self.region = region
+        self.index = index
+        first = layout.worker(index)
+        region.u64[first : first + layout.worker_words] = 0
+        self.scalars = region.words[first : first + len(lo.SCALARS)]
+
+        start = layout.cache(index)
+        self._cache = region.u64[start : start + layout.cache_words]
+
+        self.rows: dict[str, memoryview[int]] = {}
+        for name, index_of_row in lo.ROW.items():
+            at = start + index_of_row * layout.slots
+            self.rows[name] = region.words[at : at + layout.slots]
+        at = start + lo.ROW["flows"] * layout.slots
+        self.flows = region.doubles[at : at + layout.slots]
+        self._ring = FrameRing(region.u64, layout.frame(index, 0), layout.frame_words, layout.depth)
+        self._body = np.zeros(layout.frame_words - 1, dtype=np.uint64)
+        self._reservoir = ReservoirWriter(region.words, layout.reservoir, probability)
+        base = layout.reservoirs(index)
+        stride = layout.reservoir * lo.SAMPLE_WORDS
+        self._duration_base = [base + slot * stride for slot in range(layout.slots)]
+        base += layout.slots * stride
+        self._fct_base = [base + slot * stride for slot in range(layout.slots)]
+        self._interarrival_base = base + layout.slots * stride
+        self._arrival_words = [
+            layout.worker(w) + lo.SCALAR["last_arrival_ns"] for w in range(layout.workers)
+        ]
+        self.scalars[lo.SCALAR["pid"]] = os.getpid()
+        self.scalars[lo.SCALAR["incarnation_ns"]] = time.monotonic_ns()
+
+    def count(self, scalar: str, by: int = 1) -> None:
+        self.scalars[lo.SCALAR[scalar]] += by
+
+    def adopt(self, slot: int, identity: int) -> None:
+        """Count for a (new) backend in `slot`, from zero and without its predecessor's samples."""
+        for row in self.rows.values():
+            row[slot] = 0  # also 0.0
+        stride = self.region.layout.reservoir * lo.SAMPLE_WORDS
+        for base in (self._duration_base[slot], self._fct_base[slot]):
+            self.region.u64[base : base + stride] = 0
+        self.rows["identity"][slot] = identity
+
+    def sample_duration(self, slot: int, now_ns: int, value_ns: int) -> None:
+        self._reservoir.sample(self._duration_base[slot], now_ns, value_ns)
+
+    def sample_fct(self, slot: int, now_ns: int, value_ns: int) -> None:
+        self._reservoir.sample(self._fct_base[slot], now_ns, value_ns)
+
+    def sample_arrival(self, now_ns: int) -> None:
+        """The time since the last flow that any worker accepted: the service's inter-arrival."""
+        words = self.region.words
+        last_ns = max([words[at] for at in self._arrival_words])
+        if 0 < last_ns <= now_ns:
+            self._reservoir.sample(self._interarrival_base, now_ns, now_ns - last_ns)
+        words[self._arrival_words[self.index]] = now_ns
+
+    def publish(self, now_ns: int) -> None:
+        """Copy the counter cache into the next frame and beat."""
+        self._body[0] = now_ns
+        self._body[1:] = self._cache
+        self._ring.write(self._body)
+        self.scalars[lo.SCALAR["heartbeat_ns"]] = now_ns
+
+
+def retire(region: Region, worker: int) -> None:
+    """The supervisor's: keep a dead worker's totals, take its gauges out of the sums.
+
+    Readers see the epoch odd meanwhile and look again.
+    """
+    words = region.words
+    layout = region.layout
+    first = layout.worker(worker)
+    cache = cache_view(region, worker)
+    kept = region.u64[layout.retired + lo.SCALAR_WORDS :][: layout.cache_words]
+    kept = kept.reshape(len(lo.ROWS), layout.slots)
+    kept_scalars = region.u64[layout.retired : layout.retired + len(lo.SCALARS)]
+    words[lo.H_EPOCH] += 1
+    identities = region.identities()
+    same = cache[lo.ROW["identity"]] == identities
+    # A slot that is a new identity starts from zero in the retired counts too.
+    kept[:, kept[lo.ROW["identity"]] != identities] = 0
+    kept[lo.ROW["identity"]] = identities
+    totals = slice(len(lo.GAUGES), len(lo.ROWS))
+    kept[totals, same] += cache[totals, same]
+    for name in lo.SCALARS:
+        if name.endswith("_total"):
+            kept_scalars[lo.SCALAR[name]] += scalars_view(region, worker)[lo.SCALAR[name]]
+    region.u64[first : first + layout.worker_words] = 0
+    words[lo.H_EPOCH] += 1
