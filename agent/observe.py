@@ -12,15 +12,17 @@ backend without samples looks average and says so by its share of valid slots.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shm.layout import BACKEND_FAILURES
 from shm.snapshot import Ints, Samples, Snapshot, Words
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 SCALARS: Final = ("mean", "p90", "std", "discounted", "weighted")
 FEATURES: Final = (
@@ -46,9 +48,9 @@ SERVICE_FEATURES: Final = (
 FEATURE_COUNT: Final = len(FEATURES)
 SERVICE_COUNT: Final = len(SERVICE_FEATURES)
 
-# Cumulative counters of the data plane that are read here; a region without one reads as 0.
-ARRIVALS_TOTAL: Final = "accepted"
-FAILURES_TOTAL: Final = "failed"
+# The cumulative counter of new flows; with BACKEND_FAILURES all that is read of the totals. A
+# snapshot without one reads as 0.
+ARRIVALS_TOTAL: Final = "flows_total"
 
 DECAY_PER_S: Final = 0.9  # the papers' discount of a sample by its age
 RECENT_DECAY_PER_S: Final = 0.4  # for l_j and L_j: the papers' 0.9 outlives the reservoir itself
@@ -154,12 +156,13 @@ def log_ratio(value: Float32, reference: float) -> Float32:
     if reference <= 0.0:
         return np.zeros_like(value)
     ratio = np.maximum(value / np.float32(reference), np.float32(np.exp(-CLIP)))
-    return np.minimum(np.log(ratio), np.float32(CLIP))
+    logs: Float32 = np.minimum(np.log(ratio), np.float32(CLIP))
+    return logs
 
 
 def carry(
-    identity: Words, before: Words, values: NDArray[np.generic], missing: NDArray[np.generic]
-) -> NDArray[np.generic]:
+    identity: Words, before: Words, values: NDArray[Scalar], missing: NDArray[Scalar]
+) -> NDArray[Scalar]:
     """Rows of `values`, which belong to `before`, in the order of `identity`; else `missing`.
 
     values (M, …) for identities `before` (M,); missing (N, …); returns (N, …).
@@ -175,12 +178,19 @@ def carry(
     return result
 
 
-def _stack(duration: Samples, fct: Samples) -> tuple[Words, Words] | None:
-    """Both kinds as one (2N, K), so that one pass reduces both; None if their K differ."""
-    if duration.t_ns.shape != fct.t_ns.shape:
-        return None
-    t_ns = np.concatenate((duration.t_ns, fct.t_ns))
-    return t_ns, np.concatenate((duration.value_ns, fct.value_ns))
+def _reduce_all(now_ns: int, kinds: tuple[Samples, ...]) -> Reduced:
+    """All kinds as one matrix of rows, in their order: one pass costs less than three.
+
+    Kinds with another K than the first are padded with empty slots, which count for nothing.
+    """
+    slots = max(kind.t_ns.shape[1] for kind in kinds)
+
+    def padded(array: Words) -> Words:
+        short = slots - array.shape[1]
+        return np.pad(array, ((0, 0), (0, short))) if short else array
+
+    t_ns = np.concatenate([padded(kind.t_ns) for kind in kinds])
+    return reduce_samples(now_ns, t_ns, np.concatenate([padded(kind.value_ns) for kind in kinds]))
 
 
 def _since(
@@ -190,7 +200,8 @@ def _since(
     if previous is None or before is None:
         return np.zeros(identity.size, np.float32)
     known = carry(identity, previous.identity, before, np.zeros(identity.size, np.int64))
-    return np.maximum(total - known, 0).astype(np.float32)
+    grown: Float32 = np.maximum(total - known, 0).astype(np.float32)
+    return grown
 
 
 def charge_open(
@@ -219,7 +230,7 @@ def observe(
     now_ns = snapshot.now_ns
     zeros = np.zeros(count, np.int64)
     arrivals_total = snapshot.totals.get(ARRIVALS_TOTAL, zeros)
-    failures_total = snapshot.totals.get(FAILURES_TOTAL, zeros)
+    failures_total = sum((snapshot.totals.get(name, zeros) for name in BACKEND_FAILURES), zeros)
     arrived = _since(
         identity, arrivals_total, previous, previous.arrivals_total if previous else None
     )
@@ -228,19 +239,12 @@ def observe(
     )
     step_s = 0.25 if previous is None else max((now_ns - previous.now_ns) * 1e-9, 1e-6)
 
-    stacked = _stack(snapshot.duration, snapshot.fct)
-    if stacked is not None:
-        both = reduce_samples(now_ns, *stacked)
-    else:
-        both = _join(
-            reduce_samples(now_ns, snapshot.duration.t_ns, snapshot.duration.value_ns),
-            reduce_samples(now_ns, snapshot.fct.t_ns, snapshot.fct.value_ns),
-        )
-    # duration[..., :N], fct[..., N:]
+    # Rows :N are durations, N:2N completion times, 2N inter-arrival times.
+    both = _reduce_all(now_ns, (snapshot.duration, snapshot.fct, snapshot.interarrival))
     sampled = both.count > 0
-    has_duration, has_fct = sampled[:count], sampled[count:]
+    has_duration, has_fct = sampled[:count], sampled[count : 2 * count]
     service_s = _pooled_mean(both.scalars[0, :count], both.count[:count])
-    service_fct_s = _pooled_mean(both.scalars[0, count:], both.count[count:])
+    service_fct_s = _pooled_mean(both.scalars[0, count : 2 * count], both.count[count : 2 * count])
 
     waiting_age_s = snapshot.waiting_age_ns / np.maximum(snapshot.waiting, 1) * 1e-9
     recent = np.where(has_duration, both.recent[:count], service_s).astype(np.float64)
@@ -259,7 +263,7 @@ def observe(
         has_duration, log_ratio(both.scalars[:, :count], service_s), np.float32(0.0)
     ).T
     features[:, 9:14] = np.where(
-        has_fct, log_ratio(both.scalars[:, count:], service_fct_s), np.float32(0.0)
+        has_fct, log_ratio(both.scalars[:, count : 2 * count], service_fct_s), np.float32(0.0)
     ).T
     log_duration = log_ratio(duration_s.astype(np.float32), service_s)
     features[:, 14] = log_duration
@@ -278,7 +282,7 @@ def observe(
         now_ns=now_ns,
         identity=identity,
         features=features,
-        service=_service_features(snapshot, service_s),
+        service=_service_features(snapshot, both.scalars[:, 2 * count :], service_s),
         duration_s=duration_s,
         latency_s=duration_s,
         service_duration_s=service_s,
@@ -287,16 +291,6 @@ def observe(
         log_speed=log_speed,
         arrivals_total=arrivals_total,
         failures_total=failures_total,
-    )
-
-
-def _join(duration: Reduced, fct: Reduced) -> Reduced:
-    return Reduced(
-        np.concatenate((duration.scalars, fct.scalars), axis=1),
-        np.concatenate((duration.recent, fct.recent)),
-        np.concatenate((duration.recent_weight, fct.recent_weight)),
-        np.concatenate((duration.count, fct.count)),
-        np.concatenate((duration.newest_age_s, fct.newest_age_s)),
     )
 
 
@@ -322,18 +316,16 @@ def _log_speed(
     return smoothed
 
 
-def _service_features(snapshot: Snapshot, service_s: float) -> Float32:
-    """Inter-arrival scalars against their mean (the mean against the duration), load, N."""
+def _service_features(snapshot: Snapshot, gaps: Float32, service_s: float) -> Float32:
+    """Inter-arrival scalars against their mean (the mean against the duration), load, N.
+
+    gaps (5, 1), or (5, 0) if the region samples none.
+    """
     count = snapshot.identity.size
     service = np.zeros(SERVICE_COUNT, np.float32)
-    gaps = reduce_samples(
-        snapshot.now_ns, snapshot.interarrival.t_ns, snapshot.interarrival.value_ns
-    )
-    if gaps.count.size and gaps.count[0]:
-        scalars = gaps.scalars[:, 0]
-        mean_s = float(scalars[0])
-        service[0] = log_ratio(scalars[:1], service_s)[0]
-        service[1:5] = log_ratio(scalars[1:], mean_s)
+    if gaps.shape[1] and gaps[0, 0] > 0.0:
+        service[0] = log_ratio(gaps[:1, 0], service_s)[0]
+        service[1:5] = log_ratio(gaps[1:, 0], float(gaps[0, 0]))
     if count:
         service[5] = np.log1p(snapshot.flows.sum() / count) * 0.5
         service[6] = np.log(count) * 0.5

@@ -71,6 +71,7 @@ class LearnSettings:
     initial_temperature: float = 0.02
     target_entropy: float = -1.0
     reward_scale: float = 0.3
+    neutral_pull: float = 0.05
     replay_steps: int = 4096
     max_backends: int = 64
     min_steps: int = 40

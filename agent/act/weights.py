@@ -43,7 +43,8 @@ def bounded(log_weight: Float64, width: float) -> Float64:
     if high - low <= width:
         return log_weight
     start = min(max(float(np.median(log_weight)) - 0.5 * width, low), high - width)
-    return np.clip(log_weight, start, start + width)
+    clipped: Float64 = np.clip(log_weight, start, start + width)
+    return clipped
 
 
 def weights(log_g: Float64, latency_s: Float64, settings: PolicySettings) -> Float64:
@@ -60,4 +61,5 @@ def weights(log_g: Float64, latency_s: Float64, settings: PolicySettings) -> Flo
     if not log_a.size:
         return np.ones(0)
     log_a = bounded(log_a, 2.0 * log_bound(settings))
-    return np.exp(log_a - log_a.mean())
+    a: Float64 = np.exp(log_a - log_a.mean())
+    return a
