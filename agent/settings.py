@@ -62,7 +62,7 @@ class LearnSettings:
     train_steps: int = 16
     burn_in_steps: int = 4
     batch_chunks: int = 16
-    updates_per_step: float = 4.0
+    updates_per_step: float = 3.0
     gamma: float = 0.9
     tau: float = 0.005
     actor_lr: float = 3e-4
@@ -71,7 +71,7 @@ class LearnSettings:
     initial_temperature: float = 0.02
     target_entropy: float = -1.0
     reward_scale: float = 0.3
-    neutral_pull: float = 0.05
+    neutral_pull: float = 0.3
     replay_steps: int = 4096
     max_backends: int = 64
     min_steps: int = 40

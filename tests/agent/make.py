@@ -15,9 +15,7 @@ NOW_NS = 30 * 86_400 * 10**9
 def samples(rng: np.random.Generator, rows: int, slots: int, scale_s: float = 0.05) -> Samples:
     age_ns = rng.integers(0, 5 * 10**9, (rows, slots))
     value_s = rng.exponential(scale_s, (rows, slots)) + 0.1 * scale_s
-    return Samples(
-        (NOW_NS - age_ns).astype(np.uint64), np.rint(value_s * 1e9).astype(np.uint64)
-    )
+    return Samples((NOW_NS - age_ns).astype(np.uint64), np.rint(value_s * 1e9).astype(np.uint64))
 
 
 def no_samples(rows: int, slots: int = 8) -> Samples:
