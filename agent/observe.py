@@ -11,6 +11,7 @@ backend without samples looks average and says so by its share of valid slots.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -99,56 +100,71 @@ class Reduced:
     newest_age_s: Float32
 
 
-def reduce_samples(now_ns: int, t_ns: Words, value_ns: Words) -> Reduced:
-    """The five scalars of [MPG] Sec. 4 for rows of samples (M, K).
+def reduce_samples(now_ns: int, kinds: Sequence[Samples]) -> Reduced:
+    """The five scalars of [MPG] Sec. 4 for all rows (M) of all kinds, one kind after the other.
 
     mean, 90th percentile (nearest rank), standard deviation, discounted mean
     (1/n) sum 0.9^age_s v and weighted discounted mean sum w v / sum w, w = 0.9^age_s, over the n
-    valid samples of a row.
+    valid samples of a row. Kinds of fewer slots are padded with empty ones.
     """
-    rows, slots = t_ns.shape
-    if slots == 0:
-        zero = np.zeros(rows, np.float32)
-        nothing = np.zeros((len(SCALARS), rows), np.float32)
-        return Reduced(nothing, zero, zero, np.zeros(rows, np.int64), zero)
-    empty = t_ns == 0
-    # A worker may sample after the snapshot's clock was read: such an age is 0, not 2^64.
-    age_ns = np.maximum(np.int64(now_ns) - t_ns.view(np.int64), 0)
-    age_s = age_ns.astype(np.float32)
-    age_s *= np.float32(1e-9)
-    value = value_ns.astype(np.float32)
-    value *= np.float32(1e-9)
-    value[empty] = 0.0
+    age_s, value, empty = _as_floats(now_ns, kinds)
+    rows, slots = value.shape
     count = slots - np.count_nonzero(empty, axis=1)
     n = np.maximum(count, 1).astype(np.float32)
 
+    # One scratch matrix for all that follows: fresh ones cost page faults, more than arithmetic.
     mean = value.sum(axis=1) / n
-    deviation = value - mean[:, None]
-    deviation[empty] = 0.0
-    std = np.sqrt(np.einsum("mk,mk->m", deviation, deviation) / n)
+    scratch = value - mean[:, None]
+    scratch[empty] = 0.0
+    std = np.sqrt(np.vecdot(scratch, scratch) / n)
 
     age_s[empty] = np.inf  # so that its weights are 0 and it is never the newest
-    newest = age_s.min(axis=1)
+    newest = age_s.min(axis=1, initial=np.inf)
     newest[count == 0] = 0.0
-    weight = np.exp(age_s * np.float32(np.log(DECAY_PER_S)))
-    weighted_sum = np.einsum("mk,mk->m", weight, value)
+    np.multiply(age_s, np.float32(np.log(DECAY_PER_S)), out=scratch)
+    np.exp(scratch, out=scratch)
+    weighted_sum = np.vecdot(scratch, value)
+    total = scratch.sum(axis=1)
     # Weights that underflow (all samples hours old) leave the plain mean.
-    total = weight.sum(axis=1)
     weighted = np.where(total > 1e-30, weighted_sum / np.maximum(total, 1e-30), mean)
+
     # The newest sample has recent weight 1 here: only the ratio matters, and nothing underflows.
-    age_s -= newest[:, None]
-    recent = np.exp(age_s * np.float32(np.log(RECENT_DECAY_PER_S)))
-    recent_total = recent.sum(axis=1)
-    recent_mean = np.einsum("mk,mk->m", recent, value) / np.maximum(recent_total, 1e-30)
+    np.subtract(age_s, newest[:, None], out=scratch)
+    scratch *= np.float32(np.log(RECENT_DECAY_PER_S))
+    np.exp(scratch, out=scratch)
+    recent_total = scratch.sum(axis=1)
+    recent = np.vecdot(scratch, value) / np.maximum(recent_total, 1e-30)
     recent_total *= np.exp(newest * np.float32(np.log(RECENT_DECAY_PER_S)))
 
-    value[empty] = np.inf
-    value.sort(axis=1)
-    rank = np.ceil(n * np.float32(0.9)).astype(np.int64) - 1
-    p90 = value[np.arange(rows), rank]
-    p90[count == 0] = 0.0
+    p90 = np.zeros(rows, np.float32)
+    if slots:
+        value[empty] = np.inf
+        value.sort(axis=1)
+        rank = np.ceil(n * np.float32(0.9)).astype(np.int64) - 1
+        p90 = np.where(count > 0, value[np.arange(rows), rank], 0.0).astype(np.float32)
     scalars = np.stack((mean, p90, std, weighted_sum / n, weighted))
-    return Reduced(scalars, recent_mean, recent_total, count, newest)
+    return Reduced(scalars, recent, recent_total, count, newest)
+
+
+def _as_floats(now_ns: int, kinds: Sequence[Samples]) -> tuple[Float32, Float32, NDArray[np.bool_]]:
+    """Ages and values in seconds, and which slots are empty, (M, K) each; empty values are 0."""
+    rows = sum(kind.t_ns.shape[0] for kind in kinds)
+    slots = max(kind.t_ns.shape[1] for kind in kinds)
+    age_s = np.zeros((rows, slots), np.float32)
+    value = np.zeros((rows, slots), np.float32)
+    empty = np.ones((rows, slots), np.bool_)
+    first = 0
+    for kind in kinds:
+        at = (slice(first, first + kind.t_ns.shape[0]), slice(kind.t_ns.shape[1]))
+        # A worker may sample after the snapshot's clock was read: such an age is 0, not 2^64.
+        age_s[at] = np.maximum(np.int64(now_ns) - kind.t_ns.view(np.int64), 0)
+        value[at] = kind.value_ns.view(np.int64)
+        empty[at] = kind.t_ns == 0
+        first += kind.t_ns.shape[0]
+    age_s *= np.float32(1e-9)
+    value *= np.float32(1e-9)
+    value[empty] = 0.0
+    return age_s, value, empty
 
 
 def log_ratio(value: Float32, reference: float) -> Float32:
@@ -176,21 +192,6 @@ def carry(
         known = before[at] == identity
         result[known] = values[at[known]]
     return result
-
-
-def _reduce_all(now_ns: int, kinds: tuple[Samples, ...]) -> Reduced:
-    """All kinds as one matrix of rows, in their order: one pass costs less than three.
-
-    Kinds with another K than the first are padded with empty slots, which count for nothing.
-    """
-    slots = max(kind.t_ns.shape[1] for kind in kinds)
-
-    def padded(array: Words) -> Words:
-        short = slots - array.shape[1]
-        return np.pad(array, ((0, 0), (0, short))) if short else array
-
-    t_ns = np.concatenate([padded(kind.t_ns) for kind in kinds])
-    return reduce_samples(now_ns, t_ns, np.concatenate([padded(kind.value_ns) for kind in kinds]))
 
 
 def _since(
@@ -240,7 +241,7 @@ def observe(
     step_s = 0.25 if previous is None else max((now_ns - previous.now_ns) * 1e-9, 1e-6)
 
     # Rows :N are durations, N:2N completion times, 2N inter-arrival times.
-    both = _reduce_all(now_ns, (snapshot.duration, snapshot.fct, snapshot.interarrival))
+    both = reduce_samples(now_ns, (snapshot.duration, snapshot.fct, snapshot.interarrival))
     sampled = both.count > 0
     has_duration, has_fct = sampled[:count], sampled[count : 2 * count]
     service_s = _pooled_mean(both.scalars[0, :count], both.count[:count])

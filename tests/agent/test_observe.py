@@ -43,7 +43,9 @@ def by_loop(ages_s, values_s):
 def test_scalars_follow_their_definitions_and_empty_slots_count_for_nothing(pairs, empty):
     t_ns = [NOW_NS - int(age * 1e9) for age, _ in pairs] + [0] * empty
     value_ns = [int(value * 1e9) for _, value in pairs] + [7 * 10**9] * empty
-    got = reduce_samples(NOW_NS, np.array([t_ns], np.uint64), np.array([value_ns], np.uint64))
+    got = reduce_samples(
+        NOW_NS, [Samples(np.array([t_ns], np.uint64), np.array([value_ns], np.uint64))]
+    )
     wanted = by_loop(*zip(*pairs, strict=True))
     assert got.count[0] == len(pairs)
     assert got.scalars[:, 0] == pytest.approx(wanted, rel=2e-3, abs=2e-4)
@@ -51,19 +53,21 @@ def test_scalars_follow_their_definitions_and_empty_slots_count_for_nothing(pair
 
 
 def test_a_row_without_samples_reduces_to_zeros():
-    got = reduce_samples(NOW_NS, np.zeros((3, 4), np.uint64), np.full((3, 4), 9, np.uint64))
+    got = reduce_samples(
+        NOW_NS, [Samples(np.zeros((3, 4), np.uint64), np.full((3, 4), 9, np.uint64))]
+    )
     assert not got.scalars.any()
     assert not got.count.any()
 
 
 def test_a_millisecond_is_resolved_after_a_month_of_uptime():
     t = np.array([[NOW_NS - 1_000_000]], np.uint64)
-    assert reduce_samples(NOW_NS, t, t).newest_age_s[0] == pytest.approx(1e-3, rel=1e-5)
+    assert reduce_samples(NOW_NS, [Samples(t, t)]).newest_age_s[0] == pytest.approx(1e-3, rel=1e-5)
 
 
 def test_a_sample_taken_after_the_clock_was_read_has_age_zero():
     t = np.array([[NOW_NS + 5_000]], np.uint64)
-    assert reduce_samples(NOW_NS, t, t).newest_age_s[0] == 0.0
+    assert reduce_samples(NOW_NS, [Samples(t, t)]).newest_age_s[0] == 0.0
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 7, 64])
@@ -165,3 +169,10 @@ def test_a_service_without_any_traffic_is_idle_and_neutral():
     assert seen.idle
     assert not seen.features.any()
     assert seen.service_duration_s == 0.0
+
+
+def test_kinds_may_differ_in_their_number_of_slots():
+    base = snapshot(3)
+    wide = replace(base, interarrival=no_samples(1, 64), fct=no_samples(3, 5))
+    narrow = replace(base, interarrival=no_samples(1, 1), fct=no_samples(3, 0))
+    assert np.array_equal(observe(wide, None).features, observe(narrow, None).features)
