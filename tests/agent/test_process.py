@@ -19,7 +19,7 @@ from agent.settings import LearnSettings
 SETTINGS = LearnSettings(train_steps=4, burn_in_steps=2, batch_chunks=2, min_steps=8)
 
 
-def until(condition, timeout_s=40.0):
+def until(condition, timeout_s=90.0):
     end_s = time.monotonic() + timeout_s
     while not (value := condition()):
         assert time.monotonic() < end_s, "nothing came"
