@@ -33,7 +33,7 @@ Policy = Literal[
     "rr", "wrr", "ecmp", "wcmp", "lsq", "sed", "p2c", "ewma", "least_time", "hcl", "maglev"
 ]
 POLICIES: tuple[str, ...] = get_args(Policy)
-WEIGHTED_POLICIES: tuple[str, ...] = ("wrr", "wcmp", "sed", "p2c", "maglev")
+WEIGHTED_POLICIES: tuple[str, ...] = ("wrr", "wcmp", "sed", "p2c")
 Reward = Literal["VBF", "logVBF", "VBF+logVBF", "PBF", "MS", "logMS", "CV", "Jain", "G"]
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,31}$"

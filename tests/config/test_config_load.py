@@ -263,7 +263,7 @@ WRONG_VALUES = [
         service("weights: agent\npolicy: least_time"),
         6,
         "services[0].weights",
-        "policy least_time ignores .* wrr, wcmp, sed, p2c, maglev",
+        "policy least_time ignores .* wrr, wcmp, sed, p2c",
     ),
     (agent("expiry_ms: 250"), 7, "agent.expiry_ms", "more than interval_ms, which is 250"),
     (agent("interval_ms: 1000"), 6, "agent.expiry_ms", r"1000 \(the default\), expected more"),
