@@ -1,0 +1,1 @@
+"""Acting: the policy as numpy arithmetic. Torch is never imported here."""

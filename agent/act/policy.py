@@ -1,0 +1,123 @@
+"""The policy while it runs: network, memory of each backend, exploration.
+
+Lives here: hidden state and noise by identity, sampling, squashing.
+Never here: torch, I/O, rewards; the clock is the observation's.
+Upstream: `agent.observe`. Downstream: `agent.agent`.
+
+State belongs to an identity, not to a row: it follows a backend through any order of rows, is zero
+for one that appears and forgotten for one that goes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.act.network import ActorNetwork, Parameters
+from agent.act.weights import log_bound, log_factor, weights
+from agent.observe import Observation, Words, carry
+from agent.settings import HIDDEN, PolicySettings
+
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Action:
+    """What the policy chose, rows in the observation's order.
+
+    u (N,) in (-1, 1), log_g (N,) centred, weights (N,), hidden (N, H) as it was before this step:
+    what a learner must start from to repeat it.
+    """
+
+    u: Float32
+    log_g: Float64
+    weights: Float64
+    hidden: Float32
+
+
+class Policy:
+    """One service's policy. Not thread-safe: one step at a time."""
+
+    def __init__(self, settings: PolicySettings, parameters: Parameters, seed: int = 0) -> None:
+        self._settings = settings
+        self._network = ActorNetwork(parameters)
+        self._rng = np.random.default_rng(seed)
+        self._identity = np.zeros(0, np.uint64)
+        self._hidden = np.zeros((0, HIDDEN), np.float32)
+        self._noise = np.zeros(0, np.float32)
+        self._log_g = np.zeros(0, np.float64)
+
+    @property
+    def settings(self) -> PolicySettings:
+        return self._settings
+
+    def load(self, parameters: Parameters) -> None:
+        """Replace the network and keep the memory. Raises ParameterError and keeps the old one."""
+        self._network = ActorNetwork(parameters)
+
+    def forget(self) -> None:
+        """Drop all memory: another region, where the same identities are other backends."""
+        self._identity = self._identity[:0]
+        self._hidden = self._hidden[:0]
+        self._noise = self._noise[:0]
+        self._log_g = self._log_g[:0]
+
+    def last_action(self, identity: Words) -> Float32:
+        """log g of the last step over its bound, by identity (N,); 0 (neutral) if unknown."""
+        log_g = carry(identity, self._identity, self._log_g, np.zeros(identity.size))
+        return (log_g / log_bound(self._settings)).astype(np.float32)
+
+    def act(self, observation: Observation, stochastic: bool) -> Action:
+        """One step for N >= 1 backends; advances the memory.
+
+        Stochastic actions add noise of this policy's own generator, correlated over time.
+        """
+        identity = observation.identity
+        hidden = self._aligned_hidden(identity)
+        mean, log_std, after = self._network.forward(
+            observation.features, observation.service, hidden
+        )
+        if stochastic:
+            self._noise = self._next_noise(identity)
+            u = np.tanh(mean + np.exp(log_std) * self._noise)
+        else:
+            self._noise = self._aligned_noise(identity)
+            u = np.tanh(mean)
+        self._identity, self._hidden = identity, after
+        self._log_g = log_factor(u, self._settings)
+        a = weights(self._log_g, observation.latency_s, self._settings)
+        return Action(u, self._log_g, a, hidden)
+
+    def hold(self, observation: Observation) -> Action:
+        """Repeat the last action for the backends there are now; memory and noise stand still."""
+        identity = observation.identity
+        hidden = self._aligned_hidden(identity)
+        log_g = carry(identity, self._identity, self._log_g, np.zeros(identity.size))
+        self._noise = self._aligned_noise(identity)
+        self._identity, self._hidden = identity, hidden
+        self._log_g = log_g - log_g.mean() if log_g.size else log_g
+        u = (self._log_g / log_bound(self._settings)).astype(np.float32)
+        a = weights(self._log_g, observation.latency_s, self._settings)
+        return Action(u, self._log_g, a, hidden)
+
+    def _aligned_hidden(self, identity: Words) -> Float32:
+        missing = np.zeros((identity.size, HIDDEN), np.float32)
+        return carry(identity, self._identity, self._hidden, missing)
+
+    def _aligned_noise(self, identity: Words) -> Float32:
+        missing = np.zeros(identity.size, np.float32)
+        return carry(identity, self._identity, self._noise, missing)
+
+    def _next_noise(self, identity: Words) -> Float32:
+        """N(0, 1) a backend (N,), correlated with its last; drawn in the order of identities."""
+        drawn = np.empty(identity.size, np.float32)
+        drawn[np.argsort(identity)] = self._rng.standard_normal(identity.size, np.float32)
+        # A backend that is new starts at its own draw, which has variance 1 from the beginning.
+        before = carry(identity, self._identity, self._noise, drawn)
+        known = np.isin(identity, self._identity)
+        rho = np.float32(self._settings.noise_correlation)
+        mixed = rho * before + np.sqrt(np.float32(1.0) - rho * rho) * drawn
+        return np.where(known, mixed, drawn).astype(np.float32)

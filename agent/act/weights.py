@@ -1,0 +1,63 @@
+"""From the policy's output u in (-1, 1) to the weights that dispatch uses.
+
+Lives here: pure arithmetic and its bounds. Never here: state, networks.
+Upstream: `agent.act.policy`. Downstream: `agent.agent`, and from there the data plane.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.settings import PolicySettings
+
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+
+LEVELS: Float64 = np.array([1.0, 1.2, 1.4, 1.6, 1.8, 2.0])  # [MPG] the published action set
+
+
+def log_bound(settings: PolicySettings) -> float:
+    """Half the width of the log-weights, log(max_ratio) / 2; the unit of the action feature."""
+    return 0.5 * float(np.log(settings.max_ratio))
+
+
+def log_factor(u: Float32, settings: PolicySettings) -> Float64:
+    """log g (N,), mean 0 and largest minus smallest at most log(max_ratio). u (N,) in [-1, 1]."""
+    if settings.decoding == "levels":
+        nearest = np.rint((u.astype(np.float64) + 1.0) * 0.5 * (LEVELS.size - 1)).astype(np.int64)
+        raw = np.log(LEVELS[nearest])
+    else:
+        raw = u.astype(np.float64) * log_bound(settings)
+    centred: Float64 = raw - raw.mean() if raw.size else raw
+    return centred
+
+
+def bounded(log_weight: Float64, width: float) -> Float64:
+    """log_weight (N,) clipped to a window of `width`.
+
+    The window is centred on the median, so that one outlier cannot flatten all others, but moved
+    to lie within the values' range, so that nothing is clipped that need not be.
+    """
+    low, high = float(log_weight.min()), float(log_weight.max())
+    if high - low <= width:
+        return log_weight
+    start = min(max(float(np.median(log_weight)) - 0.5 * width, low), high - width)
+    return np.clip(log_weight, start, start + width)
+
+
+def weights(log_g: Float64, latency_s: Float64, settings: PolicySettings) -> Float64:
+    """a_j = g_j base_j (N,): finite, positive, geometric mean 1, ratio at most max_ratio.
+
+    latency_s (N,): L_j of base 'latency'; a backend whose L_j is unknown (0) counts as average.
+    """
+    log_a = log_g
+    if settings.base == "latency":
+        known = np.isfinite(latency_s) & (latency_s > 0.0)
+        if known.any():
+            log_l = np.log(np.where(known, latency_s, 1.0))
+            log_a = log_g - np.where(known, log_l - log_l[known].mean(), 0.0)
+    if not log_a.size:
+        return np.ones(0)
+    log_a = bounded(log_a, 2.0 * log_bound(settings))
+    return np.exp(log_a - log_a.mean())

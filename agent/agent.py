@@ -1,0 +1,162 @@
+"""The agent: a snapshot in, a decision out, every step.
+
+Lives here: the order of one step, the modes, and what happens when there is nothing to decide.
+Never here: I/O, clocks, sleeping, torch. The runner owns those, live or in a simulator.
+Upstream: `shm.snapshot`. Downstream: the runner, which publishes `Decision.weights`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.act.network import ParameterError, Parameters
+from agent.act.policy import Action, Policy
+from agent.observe import Observation, observe
+from agent.rewards import REWARDS, shares
+from agent.settings import AgentSettings, SettingsError
+from agent.steps import Step
+from shm.snapshot import Ints, Snapshot, Words
+
+Float64 = NDArray[np.float64]
+Reason = Literal["policy", "empty", "single", "idle"]
+
+
+class LearnerPort(Protocol):
+    """Where steps go and new parameters come from; neither call may block."""
+
+    def push(self, step: Step) -> bool:
+        """Hand over a step; False if it was dropped."""
+
+    def poll(self) -> Parameters | None:
+        """The newest parameters since the last call, if any."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One step's outcome. Rows are the snapshot's backends, in its order.
+
+    weights (N,): a_j, finite and positive, bounded ratio. log_factor (N,): log g_j, mean 0.
+    reward: fairness of what was measured in this snapshot, None if nothing could be compared.
+    duration_s (N,): the l_j behind it. publish: False in shadow mode and if there is no backend.
+    reason: 'policy', or why not the policy: 'empty', 'single', 'idle' (no flow came, none is open).
+    """
+
+    now_ns: int
+    generation: int
+    slots: Ints
+    identity: Words
+    weights: Float64
+    log_factor: Float64
+    duration_s: Float64
+    reward: float | None
+    observation: Observation
+    reason: Reason
+    publish: bool
+
+
+@dataclass
+class Counters:
+    """What happened since the agent was made; the runner exports them."""
+
+    steps: int = 0
+    parameters_loaded: int = 0
+    parameters_refused: int = 0
+    steps_dropped: int = 0
+
+
+class Agent:
+    """One service's agent. `step` is to be called once a snapshot, in order of time."""
+
+    def __init__(
+        self, settings: AgentSettings, policy: Policy, learner: LearnerPort | None = None
+    ) -> None:
+        if settings.reward not in REWARDS:
+            raise SettingsError(f"unknown reward {settings.reward!r}; known: {sorted(REWARDS)}")
+        self._settings = settings
+        self._policy = policy
+        self._learner = learner if settings.mode == "learn" else None
+        self._reward = REWARDS[settings.reward]
+        self._previous: Observation | None = None
+        self._generation: int | None = None
+        self.counters = Counters()
+
+    def step(self, snapshot: Snapshot) -> Decision:
+        """Observe, reward the last action, decide, hand the step to the learner."""
+        self._load_parameters()
+        if snapshot.generation != self._generation:
+            # Another region: its counters began again, its identities mean other backends.
+            self._previous, self._generation = None, snapshot.generation
+            self._policy.forget()
+        observation = observe(snapshot, self._previous, self._policy.last_action(snapshot.identity))
+        self._previous = observation
+        number = self.counters.steps
+        self.counters.steps += 1
+
+        count = observation.identity.size
+        if count < 2:
+            return self._decision(
+                snapshot,
+                observation,
+                self._policy.hold(observation),
+                "single" if count else "empty",
+            )
+        if observation.idle:
+            return self._decision(snapshot, observation, self._policy.hold(observation), "idle")
+        action = self._policy.act(observation, stochastic=self._settings.mode == "learn")
+        decision = self._decision(snapshot, observation, action, "policy")
+        self._push(number, observation, action, decision.reward)
+        return decision
+
+    def _load_parameters(self) -> None:
+        parameters = self._learner.poll() if self._learner is not None else None
+        if parameters is None:
+            return
+        try:
+            self._policy.load(parameters)
+        except ParameterError:
+            # A learner that diverged must not take the service with it: keep what worked.
+            self.counters.parameters_refused += 1
+        else:
+            self.counters.parameters_loaded += 1
+
+    def _push(
+        self, number: int, observation: Observation, action: Action, reward: float | None
+    ) -> None:
+        # Without samples there is nothing to learn from; the gap in numbers ends the sequence.
+        if self._learner is None or reward is None:
+            return
+        best = self._reward(np.ones_like(observation.duration_s))
+        credit = shares(reward, best, observation.duration_s)
+        step = Step(
+            number=number,
+            identity=observation.identity,
+            features=observation.features,
+            service=observation.service,
+            hidden=action.hidden,
+            u=action.u,
+            reward=credit.astype(np.float32),
+        ).sorted()
+        if not self._learner.push(step):
+            self.counters.steps_dropped += 1
+
+    def _decision(
+        self, snapshot: Snapshot, observation: Observation, action: Action, reason: Reason
+    ) -> Decision:
+        measured = observation.service_duration_s > 0.0 and observation.identity.size > 1
+        return Decision(
+            now_ns=snapshot.now_ns,
+            generation=snapshot.generation,
+            slots=snapshot.slots,
+            identity=snapshot.identity,
+            weights=action.weights,
+            log_factor=action.log_g,
+            duration_s=observation.duration_s,
+            reward=self._reward(observation.duration_s) if measured else None,
+            observation=observation,
+            reason=reason,
+            publish=self._settings.mode != "shadow" and reason != "empty",
+        )

@@ -1,0 +1,136 @@
+"""The learner's process: receive steps, update, send parameters, save.
+
+Lives here: the loop and its pace. Never here: losses (`sac`), what a checkpoint holds (`state`).
+Upstream and downstream: `agent.learn.process`, through one socket; its end of stream ends us.
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import signal
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from agent.learn.checkpoint import CheckpointError, load, save
+from agent.learn.process import ProcessSettings
+from agent.learn.replay import Replay
+from agent.learn.sac import Learner, Losses
+from agent.learn.state import capture, restore
+from agent.learn.wire import Channel, ChannelClosed, Kind, pack_parameters, unpack_step
+from agent.settings import LearnSettings
+
+# Updates that may wait for a slow core, in steps: beyond, learning falls behind rather than late.
+BACKLOG_STEPS = 8.0
+
+
+def serve(
+    sock: socket.socket,
+    settings: LearnSettings,
+    process: ProcessSettings,
+    initial: Mapping[str, NDArray[np.float32]] | None,
+) -> None:
+    """Run until the acting side closes its end; save at the end."""
+    # Ctrl-C reaches the whole process group; the end of stream is what ends us, after saving.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    Worker(Channel(sock, process.pending_bytes), settings, process, initial).run()
+
+
+class Worker:
+    """One learner behind one channel."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        settings: LearnSettings,
+        process: ProcessSettings,
+        initial: Mapping[str, NDArray[np.float32]] | None,
+    ) -> None:
+        self._channel = channel
+        self._process = process
+        replay = Replay(settings.replay_steps, settings.max_backends)
+        self._learner = Learner(settings, replay)
+        self._problem = ""
+        if not self._resume() and initial is not None:
+            self._learner.load_actor(initial)
+        self._losses: Losses | None = None
+        self._owed = 0.0
+        self._published_updates = self._learner.updates
+        self._published_s = self._saved_s = time.monotonic()
+
+    def run(self) -> None:
+        """Receive, update, publish, save; returns once the other end is closed."""
+        try:
+            while True:
+                self._receive()
+                self._update()
+                self._publish()
+                if time.monotonic() - self._saved_s >= self._process.checkpoint_every_s:
+                    self._save()
+        except ChannelClosed:
+            self._save()
+
+    def _resume(self) -> bool:
+        """From the checkpoint if there is one. A bad one is reported, and learning starts anew."""
+        path = self._process.checkpoint
+        if path is None or not path.exists():
+            return False
+        try:
+            restore(self._learner, load(path))
+        except CheckpointError as error:
+            self._problem = str(error)
+            return False
+        return True
+
+    def _receive(self) -> None:
+        waiting_s = 0.0 if self._owed >= 1.0 else 0.5
+        select.select([self._channel], [], [], waiting_s)
+        settings = self._learner.settings
+        for kind, payload in self._channel.receive():
+            if kind is Kind.STEP and self._learner.replay.add(unpack_step(payload)):
+                limit = BACKLOG_STEPS * settings.updates_per_step
+                self._owed = min(self._owed + settings.updates_per_step, limit)
+
+    def _update(self) -> None:
+        if self._owed < 1.0:
+            return
+        losses = self._learner.update(1)
+        # Without a whole chunk there is nothing to catch up on later either.
+        self._owed = self._owed - 1.0 if losses is not None else 0.0
+        self._losses = losses or self._losses
+
+    def _publish(self) -> None:
+        now_s = time.monotonic()
+        new = self._learner.updates != self._published_updates
+        # A reader that is behind gets the next set, not a queue of old ones.
+        if not new or now_s - self._published_s < self._process.publish_s or self._channel.pending:
+            self._channel.flush()
+            return
+        self._channel.send(Kind.PARAMETERS, pack_parameters(self._learner.actor_arrays()))
+        report = {
+            "updates": self._learner.updates,
+            "replay_steps": len(self._learner.replay),
+            "replay_refused": self._learner.replay.refused,
+            "replay_overwritten": self._learner.replay.overwritten,
+            "losses": asdict(self._losses) if self._losses is not None else None,
+            "problem": self._problem,
+        }
+        self._channel.send(Kind.REPORT, json.dumps(report).encode())
+        self._published_s, self._published_updates = now_s, self._learner.updates
+
+    def _save(self) -> None:
+        self._saved_s = time.monotonic()
+        if self._process.checkpoint is None or self._learner.updates == 0:
+            return
+        try:
+            save(capture(self._learner), self._process.checkpoint)
+        except (CheckpointError, OSError) as error:
+            # A full disk must not end learning; the report tells.
+            self._problem = str(error)

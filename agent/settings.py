@@ -1,0 +1,107 @@
+"""The frozen settings of the agent, validated when they are made.
+
+Lives here: names, types, defaults and bounds. Never here: files, environment, argv.
+Upstream: `config` or a test. Downstream: every other module of `agent`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+Mode = Literal["learn", "frozen", "shadow"]
+Base = Literal["latency", "none"]
+Decoding = Literal["continuous", "levels"]
+
+HIDDEN = 64
+
+
+class SettingsError(ValueError):
+    """A setting is outside its bounds; the message names it."""
+
+
+def _require(ok: bool, message: str) -> None:
+    if not ok:
+        raise SettingsError(message)
+
+
+@dataclass(frozen=True)
+class PolicySettings:
+    """How the network's output becomes weights.
+
+    max_ratio: bound of the largest over the smallest weight, of g and of the final a.
+    base: 'latency' makes a_j = g_j / L_j, 'none' a_j = g_j.
+    decoding: 'continuous', or 'levels' for the published set {1.0, 1.2 … 2.0}.
+    noise_correlation: of exploration from one step to the next; the noise stays N(0, 1) at every
+    step, but a push that lasts a second or two moves the queues, white noise averages out.
+    """
+
+    max_ratio: float = 16.0
+    base: Base = "latency"
+    decoding: Decoding = "continuous"
+    noise_correlation: float = 0.85
+
+    def __post_init__(self) -> None:
+        _require(math.isfinite(self.max_ratio) and self.max_ratio > 1.0, "max_ratio must be > 1")
+        _require(self.base in ("latency", "none"), f"unknown base {self.base!r}")
+        _require(self.decoding in ("continuous", "levels"), f"unknown decoding {self.decoding!r}")
+        _require(0.0 <= self.noise_correlation < 1.0, "noise_correlation must be in [0, 1)")
+
+
+@dataclass(frozen=True)
+class LearnSettings:
+    """The SAC recipe.
+
+    train_steps and burn_in_steps make up a chunk. updates_per_step: gradient updates for each step
+    received. target_entropy is per backend: -|A| of the papers, with |A| = 1 a backend.
+    replay_steps and max_backends bound the replay; both limits have counters.
+    """
+
+    seed: int = 0
+    train_steps: int = 16
+    burn_in_steps: int = 4
+    batch_chunks: int = 16
+    updates_per_step: float = 4.0
+    gamma: float = 0.9
+    tau: float = 0.005
+    actor_lr: float = 3e-4
+    critic_lr: float = 1e-3
+    temperature_lr: float = 1e-3
+    initial_temperature: float = 0.02
+    target_entropy: float = -1.0
+    reward_scale: float = 0.3
+    replay_steps: int = 4096
+    max_backends: int = 64
+    min_steps: int = 40
+
+    def __post_init__(self) -> None:
+        for name in ("train_steps", "batch_chunks", "replay_steps", "max_backends", "min_steps"):
+            _require(getattr(self, name) >= 1, f"{name} must be at least 1")
+        _require(self.burn_in_steps >= 0, "burn_in_steps must not be negative")
+        _require(0.0 <= self.gamma < 1.0, "gamma must be in [0, 1)")
+        _require(0.0 < self.tau <= 1.0, "tau must be in (0, 1]")
+        for name in ("actor_lr", "critic_lr", "temperature_lr", "initial_temperature"):
+            _require(getattr(self, name) > 0.0, f"{name} must be positive")
+        _require(self.updates_per_step >= 0.0, "updates_per_step must not be negative")
+        _require(
+            self.replay_steps > self.chunk_steps, "replay_steps must exceed burn_in + train steps"
+        )
+
+    @property
+    def chunk_steps(self) -> int:
+        """Actions in a chunk; it holds one observation more."""
+        return self.burn_in_steps + self.train_steps
+
+
+@dataclass(frozen=True)
+class AgentSettings:
+    """One agent: mode, reward by name (`agent.rewards.REWARDS`), seed of exploration, policy."""
+
+    mode: Mode = "learn"
+    reward: str = "VBF+logVBF"
+    seed: int = 0
+    policy: PolicySettings = field(default_factory=PolicySettings)
+
+    def __post_init__(self) -> None:
+        _require(self.mode in ("learn", "frozen", "shadow"), f"unknown mode {self.mode!r}")
