@@ -10,6 +10,7 @@ import asyncio
 import enum
 import math
 import time
+from collections.abc import Hashable
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
@@ -53,7 +54,7 @@ class Settings:
             raise ValueError("need finite iterations_per_s > 0")
 
 
-class Client(Protocol):
+class Client(Hashable, Protocol):
     """Who waits for a job. Hashed by identity: it has at most one job at a time."""
 
     def job_done(self) -> None:

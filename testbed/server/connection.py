@@ -12,6 +12,7 @@ import asyncio
 import json
 import socket
 import struct
+from typing import cast
 
 from testbed.server.backend import Backend, Fault
 from testbed.server.request import (
@@ -47,8 +48,8 @@ class Connection(asyncio.Protocol):
         self._reading = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports have the methods and not the base class.
+        self._transport = cast(asyncio.Transport, transport)
         if len(self._backend.clients) >= self._backend.settings.connections_max:
             self._backend.connections_refused += 1
             self._reset()

@@ -67,9 +67,8 @@ class BlockedProcessorSharing(Generic[Job]):
         now_s: float = 0,
     ) -> None:
         if cpus < 1 or in_service < 1 or backlog < 0:
-            raise ValueError(
-                f"need cpus >= 1, in_service >= 1, backlog >= 0; got {cpus}, {in_service}, {backlog}"
-            )
+            given = f"{cpus}, {in_service}, {backlog}"
+            raise ValueError(f"need cpus >= 1, in_service >= 1, backlog >= 0; got {given}")
         _check_speed(speed)
         self._cpus = cpus
         self._in_service = in_service
