@@ -149,7 +149,8 @@ class Child:
         self._cpu_s = max(descendants_s, usage.ru_utime + usage.ru_stime)
         self._process.returncode = os.waitstatus_to_exitcode(status)
         os.close(self._handle)
-        self._reader.join()
+        # Bounded, since a descendant that left the session could still hold the pipe.
+        self._reader.join(1.0)
 
     def _read(self, stream: IO[str]) -> None:
         with stream:

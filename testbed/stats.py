@@ -51,6 +51,7 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     With one value the interval is infinite. Raises ValueError for none.
     """
     array = _finite(values)
+    _check_confidence(confidence)
     estimate = float(array.mean())
     if len(array) == 1:
         return Interval(estimate, -math.inf, math.inf)
