@@ -29,19 +29,26 @@ _BATCH: Final = 256
 _ROUNDS: Final = 8
 
 
+def _ignore(events: int) -> None:
+    """Of a descriptor that was closed earlier in the batch."""
+
+
 class Poller:
     """Calls `handler(events)` of a descriptor when it becomes ready."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._epoll = select.epoll()
-        self._handlers: dict[int, Handler] = {}
+        self._handlers: list[Handler] = []  # by descriptor
         self._again: list[Callable[[], None]] = []
         self._closing: list[socket.socket] = []
         loop.add_reader(self._epoll.fileno(), self._on_ready)
 
     def watch(self, fd: int, handler: Handler, events: int = STREAM) -> None:
-        self._handlers[fd] = handler
+        handlers = self._handlers
+        if fd >= len(handlers):
+            handlers.extend([_ignore] * (fd + 1 - len(handlers)))
+        handlers[fd] = handler
         self._epoll.register(fd, events)
 
     def rehandle(self, fd: int, handler: Handler) -> None:
@@ -49,13 +56,15 @@ class Poller:
         self._handlers[fd] = handler
 
     def unwatch(self, fd: int) -> None:
-        del self._handlers[fd]
+        self._handlers[fd] = _ignore
         self._epoll.unregister(fd)
 
     def close_socket(self, sock: socket.socket) -> None:
         """Forget and close, but not before this batch is through: a descriptor number that were
         used again within it would get its predecessor's events."""
-        self._handlers.pop(sock.fileno(), None)
+        fd = sock.fileno()
+        if fd < len(self._handlers):
+            self._handlers[fd] = _ignore
         self._closing.append(sock)
         if len(self._closing) == 1:
             self._loop.call_soon(self._close_sockets)
@@ -67,15 +76,13 @@ class Poller:
             self._loop.call_soon(self._on_ready)
 
     def _on_ready(self) -> None:
-        poll, get = self._epoll.poll, self._handlers.get
+        poll, handlers = self._epoll.poll, self._handlers
         for _ in range(_ROUNDS):
             ready = poll(0, _BATCH)
             if not ready and not self._again:
                 break
             for fd, events in ready:
-                handler = get(fd)
-                if handler is not None:
-                    handler(events)
+                handlers[fd](events)
             if self._again:
                 again, self._again = self._again, []
                 for callback in again:

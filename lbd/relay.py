@@ -22,11 +22,12 @@ from lbd.flow import Flow, Outcome
 from lbd.poller import ERROR, HANGUP, READ, WRITE, Poller
 
 READ_BYTES: Final = 65536
-_ROUNDS: Final = 16
+_ROUNDS: Final = range(16)
 """Reads in a row before other flows have their turn: at most 1 MiB."""
 
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s
 _READABLE: Final = READ | HANGUP | ERROR
+_CALM: Final = READ | WRITE
 
 # One buffer for all flows of the process: it never holds anything between two calls.
 _buffer: Final = memoryview(bytearray(READ_BYTES))
@@ -177,38 +178,27 @@ class End:
         self.bytes_read = 0
 
     def on_event(self, events: int) -> None:
-        """The poller's call."""
+        """The poller's call: read and pass on until there is no more, or the peer takes no more."""
         peer = self.peer
-        assert peer is not None
-        if events & ERROR and (self.eof or self.unsent is not None or peer.unsent is not None):
-            # Otherwise the next read tells; here there may never be one.
-            self._broken()
+        if (events != _CALM or self.unsent is not None) and not self._attend(events):
             return
-        if self.unsent is not None and events & WRITE and not self._flush():
+        if peer is None or self.eof:
             return
-        if events & _READABLE and not self.eof:
-            if peer.unsent is None:
-                self.pump()
-            else:
-                self.readable = True
-
-    def pump(self) -> None:
-        """Read and pass on until there is no more, or the peer takes no more."""
-        peer = self.peer
-        if peer is None or peer.unsent is not None or self.eof:
+        if peer.unsent is not None:
+            self.readable = True
             return
         recv_into, send = self.recv_into, peer.send
-        for _ in range(_ROUNDS):
+        for _ in _ROUNDS:
             try:
                 count = recv_into(_buffer)
+                if not count:
+                    self._ended()
+                    return
             except BlockingIOError:
                 self.readable = False
                 return
             except OSError:
                 self._broken()
-                return
-            if not count:
-                self._ended()
                 return
             if not self.bytes_read:
                 self._first_byte()
@@ -230,6 +220,23 @@ class End:
                 return
         self.readable = True
         self.relay.poller.call_again(self.pump)
+
+    def pump(self) -> None:
+        """As if the poller had found bytes to read."""
+        self.on_event(_CALM)
+
+    def _attend(self, events: int) -> bool:
+        """All but plain reading. False where there is nothing to read or nobody to read for."""
+        peer = self.peer
+        if peer is None:
+            return False
+        if events & ERROR and (self.eof or self.unsent is not None or peer.unsent is not None):
+            # Otherwise the next read tells; here there may never be one.
+            self._broken()
+            return False
+        if self.unsent is not None and events & WRITE and not self._flush():
+            return False
+        return bool(events & _READABLE)
 
     def _first_byte(self) -> None:
         relay = self.relay

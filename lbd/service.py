@@ -18,6 +18,7 @@ import numpy as np
 
 from config.schema import Service as ServiceConfig
 from lbd.dispatch import NONE, Load, Memory, create
+from lbd.dispatch.load import Vector
 from lbd.flow import Flow, Outcome
 from lbd.ledger import ShmLedger
 from lbd.poller import Poller
@@ -137,7 +138,7 @@ class Service:
             )
 
 
-def _load(region: Region, worker: int, usable: list[int], weight: np.ndarray) -> Load:  # type: ignore[type-arg]
+def _load(region: Region, worker: int, usable: list[int], weight: Vector) -> Load:
     """The live rows of all workers, this one's first, cut to the slots in use."""
     span = max(usable) + 1
     order = [worker, *(w for w in range(region.layout.workers) if w != worker)]

@@ -12,6 +12,7 @@ import logging
 import signal
 import socket
 import sys
+from pathlib import Path
 from time import monotonic_ns
 from typing import Final
 
@@ -90,7 +91,7 @@ class Supervisor:
                 sock.close()
         for service in self._config.services[: len(self._sockets)]:
             if service.listen.kind == "unix":
-                service.listen.unlink()
+                Path(service.listen.path).unlink(missing_ok=True)
 
     # -- workers
 

@@ -1,0 +1,61 @@
+"""A configuration file to a `Config`, or to all reasons why not.
+
+Lives here: reading the file, and bringing together the problems that the layers below find.
+Never here: rules and wording (`document`, `schema`, `relations`, `explain`); applying the result.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from config.document import REFUSED, parse
+from config.explain import explain
+from config.problem import ConfigError, Problem
+from config.schema import Config
+
+__all__ = ["ConfigError", "load"]
+
+MAX_FILE_BYTES = 1 << 20
+
+
+def load(path: str | Path) -> Config:
+    """The configuration in the YAML file at `path`.
+
+    Paths in it are taken as relative to the file's folder and come out absolute. Reads the file
+    once and touches nothing else: no name is resolved, no other file looked at.
+
+    Raises ConfigError with all problems of the file; nothing else.
+    """
+    path = Path(path)
+    document = parse(_read(path))
+    if document.value is REFUSED:
+        raise ConfigError(path, document.problems)
+    try:
+        config = Config.model_validate(document.value, context={"folder": path.absolute().parent})
+    except ValidationError as error:
+        raise ConfigError(path, [*document.problems, *explain(document, error)]) from None
+    if document.problems:
+        raise ConfigError(path, document.problems)
+    return config
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise _unreadable(path, 1, f"found no readable file ({reason})") from None
+    if len(data) > MAX_FILE_BYTES:
+        raise _unreadable(path, 1, f"found more than {MAX_FILE_BYTES} bytes")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise _unreadable(path, line, f"found bytes that are not UTF-8 ({error.reason})") from None
+
+
+def _unreadable(path: Path, line: int, found: str) -> ConfigError:
+    return ConfigError(path, [Problem(line, "(file)", f"{found}, expected a YAML file")])

@@ -1,0 +1,129 @@
+"""What several services and backends must be to each other: unique, in number, not a loop.
+
+Lives here: the rules that cross from one list element to another.
+Never here: rules about one key or one section; those are in `schema`.
+
+The rules read plain data and pass over what is missing or of the wrong type, so that they also
+judge a file with other mistakes in it, and all problems come out at once.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from config.address import Address
+from config.problem import Loc, dotted
+
+DEFAULT_SLOTS = 64
+
+_LOOPBACKS = tuple(map(ipaddress.ip_address, ("127.0.0.1", "::1")))
+
+
+@dataclass(frozen=True)
+class Clash:
+    """The `value` at `loc` does not fit the rest of the file; `expected` says what would."""
+
+    loc: Loc
+    value: object
+    expected: str
+
+
+def clashes(config: object) -> list[Clash]:
+    """All broken rules in `config`, plain data in the shape of `schema.Config` or not at all."""
+    services = _elements((), config, "services")
+    metrics = config.get("metrics") if isinstance(config, dict) else None
+    listens = list(_addresses(services, "listen"))
+    metrics_address = _address(metrics)
+    taken = [*listens, (("metrics",), metrics_address)] if metrics_address else listens
+    found = [*_repeated(_names(services), "name"), *_repeated(taken, "listen address")]
+    for loc, service in services:
+        backends = _elements(loc, service, "backends")
+        slots = service.get("slots", DEFAULT_SLOTS)
+        if type(slots) is int and 0 < slots < len(backends):
+            found.append(
+                Clash((*loc, "slots"), slots, f"at least {len(backends)}, one for each backend")
+            )
+        found += _repeated(_names(backends), "name in its service")
+        addresses = list(_addresses(backends, "address"))
+        found += _repeated(addresses, "address in its service")
+        found += _loops(addresses, listens)
+    return found
+
+
+def _elements(loc: Loc, parent: object, key: str) -> list[tuple[Loc, dict[str, object]]]:
+    """The mappings in the list at `key` of `parent`, which is at `loc`."""
+    elements = parent.get(key) if isinstance(parent, dict) else None
+    if not isinstance(elements, list):
+        return []
+    return [((*loc, key, i), item) for i, item in enumerate(elements) if isinstance(item, dict)]
+
+
+def _names(elements: list[tuple[Loc, dict[str, object]]]) -> Iterator[tuple[Loc, str]]:
+    for loc, element in elements:
+        name = element.get("name")
+        if isinstance(name, str):
+            yield (*loc, "name"), name
+
+
+def _addresses(
+    elements: list[tuple[Loc, dict[str, object]]], key: str
+) -> Iterator[tuple[Loc, Address]]:
+    for loc, element in elements:
+        address = _address(element.get(key))
+        if address:
+            yield (*loc, key), address
+
+
+def _address(value: object) -> Address | None:
+    try:
+        return Address.parse(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+
+
+def _repeated(values: Iterable[tuple[Loc, object]], what: str) -> Iterator[Clash]:
+    first: dict[object, Loc] = {}
+    for loc, value in values:
+        if value in first:
+            yield Clash(loc, value, f"a unique {what} ({dotted(first[value])} is the same)")
+        else:
+            first[value] = loc
+
+
+def _loops(
+    backends: list[tuple[Loc, Address]], listens: list[tuple[Loc, Address]]
+) -> Iterator[Clash]:
+    for loc, backend in backends:
+        for listen_loc, listen in listens:
+            if _reaches(backend, listen):
+                expected = f"an address where no service listens (a loop: {dotted(listen_loc)})"
+                yield Clash(loc, backend, expected)
+
+
+def _reaches(backend: Address, listen: Address) -> bool:
+    """Whether a connection to `backend` surely arrives at `listen`, without resolving names.
+
+    A service that listens everywhere is reached over the loopback too; which other addresses
+    this machine has is not known here.
+    """
+    if backend == listen:
+        return True
+    if backend.kind == "unix" or listen.kind == "unix" or backend.port != listen.port:
+        return False
+    return any(
+        target == bound
+        or (bound.is_unspecified and target.is_loopback and target.version == bound.version)
+        for target in _literals(backend.host)
+        for bound in _literals(listen.host)
+    )
+
+
+def _literals(host: str) -> tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, ...]:
+    if host == "localhost":
+        return _LOOPBACKS
+    try:
+        return (ipaddress.ip_address(host),)
+    except ValueError:
+        return ()

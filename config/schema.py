@@ -1,0 +1,333 @@
+"""What a configuration holds: every key, its type, bounds, default and description.
+
+Lives here: frozen models, checked when made; the reference page is generated from them.
+Never here: files, lines, YAML (`load`, `document`); rules across list elements (`relations`).
+
+A key ends in its unit. `ValueError`s of validators say what was expected, no more: `explain` adds
+where and what was found.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Literal, Self, get_args
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+
+from config.address import FORMS, Address
+from config.problem import dotted
+from config.relations import DEFAULT_SLOTS, clashes
+
+Policy = Literal[
+    "rr", "wrr", "ecmp", "wcmp", "lsq", "sed", "p2c", "ewma", "least_time", "hcl", "maglev"
+]
+POLICIES: tuple[str, ...] = get_args(Policy)
+WEIGHTED_POLICIES: tuple[str, ...] = ("wrr", "wcmp", "sed", "p2c")
+Reward = Literal["VBF", "logVBF", "VBF+logVBF", "PBF", "MS", "logMS", "CV", "Jain", "G"]
+
+NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,31}$"
+MAX_SLOTS = 1024
+MAX_DURATION_S = 31_536_000  # a year: far from overflow in any timer, and as good as never
+
+
+def _address(value: object) -> Address:
+    if isinstance(value, Address):
+        return value
+    if not isinstance(value, str):
+        raise ValueError(f"{FORMS}, as text")
+    try:
+        return Address.parse(value)
+    except ValueError as error:
+        raise ValueError(f"{FORMS}; {error}") from None
+
+
+def _tcp_address(value: object) -> Address:
+    address = _address(value)
+    if address.kind != "tcp":
+        raise ValueError("host:port or [v6]:port")
+    return address
+
+
+def _destination(value: object) -> Address:
+    address = _address(value)
+    try:
+        everywhere = ipaddress.ip_address(address.host).is_unspecified
+    except ValueError:
+        everywhere = False
+    if everywhere:
+        raise ValueError("an address to connect to; this one is for listening everywhere")
+    return address
+
+
+def _path(value: object, info: ValidationInfo) -> Path:
+    """A path, taken as relative to `folder` in the validation context if there is one."""
+    if isinstance(value, Path):
+        return value
+    if not isinstance(value, str) or not value or not value.isprintable():
+        raise ValueError("a path, as text")
+    return Path((info.context or {}).get("folder", "")) / value
+
+
+_Text = (PlainSerializer(str), WithJsonSchema({"type": "string"}))
+ListenAddress = Annotated[Address, PlainValidator(_address), *_Text]
+TcpAddress = Annotated[Address, PlainValidator(_tcp_address), *_Text]
+BackendAddress = Annotated[Address, PlainValidator(_destination), *_Text]
+FilePath = Annotated[Path, PlainValidator(_path), *_Text]
+
+
+class Section(BaseModel):
+    """Common to all: immutable, no unknown keys, no conversions between types, no NaN."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Ewma(Section):
+    """The moving average of latency a backend, in flows or in time."""
+
+    memory_flows: int | None = Field(
+        default=None,
+        gt=0,
+        le=1_000_000,
+        description="How many flows back the average reaches; or else give memory_s.",
+    )
+    memory_s: float | None = Field(
+        default=None,
+        gt=0,
+        le=MAX_DURATION_S,
+        description="How many seconds back the average reaches; or else give memory_flows.",
+    )
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if (self.memory_flows is None) == (self.memory_s is None):
+            raise ValueError("exactly one of memory_flows and memory_s in it")
+        return self
+
+
+class Timeouts(Section):
+    """When a flow is given up, and how long a stopping worker waits."""
+
+    connect_ms: int = Field(
+        default=5000,
+        gt=0,
+        le=3_600_000,
+        description="How long a backend may take to accept a connection, in milliseconds.",
+    )
+    idle_s: float = Field(
+        default=300.0,
+        gt=0,
+        le=MAX_DURATION_S,
+        description="How long a flow may carry no byte either way, in seconds.",
+    )
+    total_s: float | None = Field(
+        default=None,
+        gt=0,
+        le=MAX_DURATION_S,
+        description="How long a flow may last in all, in seconds; null for no limit.",
+    )
+    drain_s: float = Field(
+        default=30.0,
+        ge=0,
+        le=MAX_DURATION_S,
+        description="How long flows may go on after the order to stop, in seconds.",
+    )
+
+
+class Reservoir(Section):
+    """The samples of durations that are kept for the agent, a backend and kind."""
+
+    size: int = Field(
+        default=128, ge=1, le=65536, description="How many samples a reservoir holds."
+    )
+    probability: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="The chance that a flow is sampled; null to sample every flow.",
+    )
+
+
+class Backend(Section):
+    """One server behind a service."""
+
+    name: str = Field(
+        pattern=NAME_PATTERN, description="The backend's name, unique in its service."
+    )
+    address: BackendAddress = Field(
+        description=f"Where the backend listens, {FORMS}; unique in its service."
+    )
+    weight: float = Field(
+        default=1.0,
+        gt=0,
+        le=1000,
+        description="The backend's configured capacity, relative to the others of its service.",
+    )
+
+
+class Service(Section):
+    """One address that clients connect to, and the backends that it is spread over."""
+
+    name: str = Field(
+        pattern=NAME_PATTERN,
+        description="The service's name, unique; it also names the shared-memory region.",
+    )
+    listen: ListenAddress = Field(description=f"Where clients connect, {FORMS}; unique.")
+    policy: Policy = Field(default="sed", description="How a backend is chosen for a flow.")
+    weights: Literal["agent", "static"] = Field(
+        default="static",
+        description=(
+            "Whose weights the policy uses: the agent's, or those configured at the backends. "
+            f"Only {', '.join(WEIGHTED_POLICIES)} can use the agent's."
+        ),
+    )
+    fallback: Policy = Field(
+        default="ewma",
+        description="The policy that chooses while there are no fresh weights from the agent.",
+    )
+    ewma: Ewma = Field(
+        default=Ewma(memory_flows=200),
+        description="The memory of the latency average: exactly one of its keys.",
+    )
+    slots: int = Field(
+        default=DEFAULT_SLOTS,
+        ge=1,
+        le=MAX_SLOTS,
+        description="How many backends the shared-memory region has room for.",
+    )
+    timeouts: Timeouts = Field(
+        default=Timeouts(), description="When flows are given up, and how long a stop may take."
+    )
+    max_connections: int = Field(
+        default=10_000,
+        ge=1,
+        le=1_000_000,
+        description="How many flows the service carries at once, over all workers.",
+    )
+    reservoir: Reservoir = Field(default=Reservoir(), description="The samples kept for the agent.")
+    backends: Annotated[tuple[Backend, ...], Field(strict=False)] = Field(
+        min_length=1, description="The servers behind the service, at least one."
+    )
+
+    @field_validator("weights")
+    @classmethod
+    def _policy_uses_weights(cls, weights: str, info: ValidationInfo) -> str:
+        policy = info.data.get("policy")  # missing when it is itself invalid
+        if weights == "agent" and policy is not None and policy not in WEIGHTED_POLICIES:
+            raise ValueError(
+                f"static, for the policy {policy} ignores the agent's weights "
+                f"(those that use them: {', '.join(WEIGHTED_POLICIES)})"
+            )
+        return weights
+
+
+class Agent(Section):
+    """The control plane: how it observes, learns and acts, the same for all services."""
+
+    interval_ms: int = Field(
+        default=250,
+        ge=10,
+        le=10_000,
+        description="From one observation and weight frame to the next, in milliseconds.",
+    )
+    mode: Literal["learn", "frozen", "shadow"] = Field(
+        default="learn",
+        description=(
+            "learn: act and learn; frozen: act by the policy in checkpoint, learning nothing; "
+            "shadow: only watch."
+        ),
+    )
+    checkpoint: FilePath | None = Field(
+        default=None,
+        validate_default=True,
+        description=(
+            "The file of a trained policy to start from, relative to this file's folder; "
+            "null for none, which the mode frozen does not permit."
+        ),
+    )
+    save: FilePath | None = Field(
+        default=None,
+        description=(
+            "The directory where a learning agent saves its checkpoint, relative to this file's "
+            "folder; null to save nowhere."
+        ),
+    )
+    save_every_s: float = Field(
+        default=30.0,
+        gt=0,
+        le=MAX_DURATION_S,
+        description="From one saved checkpoint to the next, in seconds.",
+    )
+    reward: Reward = Field(
+        default="VBF+logVBF", description="The fairness function that learning maximises."
+    )
+    base: Literal["latency", "none"] = Field(
+        default="latency",
+        description="What the learned factor multiplies: latency: 1 / mean latency; none: 1.",
+    )
+    max_ratio: float = Field(
+        default=16.0,
+        gt=1,
+        le=1024,
+        description="The bound on the ratio of the largest weight to the smallest.",
+    )
+    expiry_ms: int = Field(
+        default=1000,
+        validate_default=True,
+        gt=0,
+        le=600_000,
+        description=(
+            "How long a weight frame stays fresh, in milliseconds; longer than interval_ms."
+        ),
+    )
+    seed: int = Field(
+        default=0, ge=0, le=2**32 - 1, description="The seed of everything random in the agent."
+    )
+
+    @field_validator("checkpoint")
+    @classmethod
+    def _frozen_has_a_policy(cls, checkpoint: Path | None, info: ValidationInfo) -> Path | None:
+        if checkpoint is None and info.data.get("mode") == "frozen":
+            raise ValueError("a trained policy, for the mode is frozen")
+        return checkpoint
+
+    @field_validator("expiry_ms")
+    @classmethod
+    def _outlives_the_interval(cls, expiry_ms: int, info: ValidationInfo) -> int:
+        interval_ms = info.data.get("interval_ms")  # missing when it is itself invalid
+        if interval_ms is not None and expiry_ms <= interval_ms:
+            raise ValueError(f"more than interval_ms, which is {interval_ms}")
+        return expiry_ms
+
+
+class Config(Section):
+    """The whole file."""
+
+    workers: int = Field(
+        default=1, ge=1, le=64, description="How many processes share the listen addresses."
+    )
+    metrics: TcpAddress | None = Field(
+        default=None,
+        description="Where Prometheus finds the metrics, host:port or [v6]:port; null for none.",
+    )
+    services: Annotated[tuple[Service, ...], Field(strict=False)] = Field(
+        min_length=1, description="What is balanced, at least one service."
+    )
+    agent: Agent = Field(default=Agent(), description="The agent that sets the weights.")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        found = clashes(self.model_dump(mode="json"))
+        if found:
+            raise ValueError("; ".join(f"{dotted(clash.loc)}: {clash.expected}" for clash in found))
+        return self
