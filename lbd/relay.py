@@ -156,6 +156,7 @@ class End:
         "bytes_read",
         "eof",
         "fd",
+        "hung_up",
         "peer",
         "readable",
         "recv_into",
@@ -174,6 +175,7 @@ class End:
         self.peer: End | None = None
         self.unsent: memoryview | None = None
         self.readable = False
+        self.hung_up = False
         self.eof = False
         self.bytes_read = 0
 
@@ -214,8 +216,9 @@ class End:
                 peer.unsent = memoryview(bytes(_buffer[sent:count]))
                 self.readable = True
                 return
-            if count < READ_BYTES:
-                # A short read emptied the socket; the next byte will be an edge (epoll(7)).
+            if count < READ_BYTES and not self.hung_up:
+                # A short read emptied the socket; the next byte will be an edge (epoll(7)). Not so
+                # the end of file that was told together with these bytes.
                 self.readable = False
                 return
         self.readable = True
@@ -230,6 +233,8 @@ class End:
         peer = self.peer
         if peer is None:
             return False
+        if events & HANGUP:
+            self.hung_up = True
         if events & ERROR and (self.eof or self.unsent is not None or peer.unsent is not None):
             # Otherwise the next read tells; here there may never be one.
             self._broken()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import sys
@@ -24,6 +25,9 @@ from lbd.worker import Assignment
 from shm.layout import SCALAR, Layout
 from shm.region import Region
 from shm.worker import retire, scalars_view
+
+# numpy's linear algebra would start threads that a worker never uses.
+_ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 log = logging.getLogger(__name__)
 
@@ -62,9 +66,11 @@ class Supervisor:
             await self._prepare()
             keepers = [asyncio.create_task(self._keep(i)) for i in range(self._config.workers)]
             beat = asyncio.create_task(self._beat())
+            ready = asyncio.create_task(self._tell_ready())
             await self._stopping.wait()
             await asyncio.gather(*keepers)
             beat.cancel()
+            ready.cancel()
         finally:
             self._clean()
 
@@ -122,6 +128,7 @@ class Supervisor:
             "-m",
             "lbd.worker",
             stdin=asyncio.subprocess.PIPE,
+            env={**os.environ, **_ONE_THREAD},
             pass_fds=sorted(set(fds)),
         )
         assert process.stdin is not None
@@ -131,20 +138,28 @@ class Supervisor:
             process.terminate()
         return process
 
+    async def _tell_ready(self) -> None:
+        while not all(self._last_beat_ns(index) for index in range(self._config.workers)):
+            await asyncio.sleep(0.01)
+        log.info("ready: %s", ", ".join(f"{s.name} on {s.listen}" for s in self._config.services))
+
     async def _beat(self) -> None:
         while True:
             now_ns = monotonic_ns()
             for region in self._regions:
                 region.beat(now_ns)
             for index, process in list(self._workers.items()):
-                beats = [
-                    int(scalars_view(region, index)[SCALAR["heartbeat_ns"]])
-                    for region in self._regions
-                ]
-                if min(beats) and now_ns - min(beats) > HUNG_S * 1e9:
+                last_ns = self._last_beat_ns(index)
+                if last_ns and now_ns - last_ns > HUNG_S * 1e9:
                     log.error("worker %d (pid %d) hangs: aborting it", index, process.pid)
                     process.send_signal(signal.SIGABRT)
             await asyncio.sleep(BEAT_S)
+
+    def _last_beat_ns(self, index: int) -> int:
+        """0 until the worker serves all services."""
+        return min(
+            int(scalars_view(region, index)[SCALAR["heartbeat_ns"]]) for region in self._regions
+        )
 
     # -- the end
 
