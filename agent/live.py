@@ -48,7 +48,7 @@ class Attachment:
 
 
 class ServiceAgent:
-    """The agent of one service: waits for its region, steps, and starts over when it is replaced."""
+    """The agent of one service: waits for its region, steps, starts over when it is replaced."""
 
     def __init__(self, service: str, config: AgentConfig) -> None:
         """Raises CheckpointError where the configured policy cannot be used."""

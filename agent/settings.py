@@ -30,7 +30,8 @@ def _require(ok: bool, message: str) -> None:
 class PolicySettings:
     """How the network's output becomes weights.
 
-    max_ratio: bound of the largest over the smallest weight, of g and of the final a.
+    max_ratio: bound of the largest over the smallest weight a.
+    factor_ratio: the same of g over base 'latency'; over base 'none' it is max_ratio.
     base: 'latency' makes a_j = g_j / L_j, 'none' a_j = g_j.
     decoding: 'continuous', or 'levels' for the published set {1.0, 1.2 … 2.0}.
     noise_correlation: of exploration from one step to the next; the noise stays N(0, 1) at every
@@ -38,12 +39,16 @@ class PolicySettings:
     """
 
     max_ratio: float = 16.0
+    factor_ratio: float = 4.0
     base: Base = "latency"
     decoding: Decoding = "continuous"
     noise_correlation: float = 0.85
 
     def __post_init__(self) -> None:
         _require(math.isfinite(self.max_ratio) and self.max_ratio > 1.0, "max_ratio must be > 1")
+        _require(
+            math.isfinite(self.factor_ratio) and self.factor_ratio > 1.0, "factor_ratio must be > 1"
+        )
         _require(self.base in ("latency", "none"), f"unknown base {self.base!r}")
         _require(self.decoding in ("continuous", "levels"), f"unknown decoding {self.decoding!r}")
         _require(0.0 <= self.noise_correlation < 1.0, "noise_correlation must be in [0, 1)")

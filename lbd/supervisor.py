@@ -66,11 +66,9 @@ class Supervisor:
             await self._prepare()
             keepers = [asyncio.create_task(self._keep(i)) for i in range(self._config.workers)]
             beat = asyncio.create_task(self._beat())
-            ready = asyncio.create_task(self._tell_ready())
             await self._stopping.wait()
             await asyncio.gather(*keepers)
             beat.cancel()
-            ready.cancel()
         finally:
             self._clean()
 
@@ -138,14 +136,14 @@ class Supervisor:
             process.terminate()
         return process
 
-    async def _tell_ready(self) -> None:
-        while not all(self._last_beat_ns(index) for index in range(self._config.workers)):
-            await asyncio.sleep(0.01)
-        log.info("ready: %s", ", ".join(f"{s.name} on {s.listen}" for s in self._config.services))
-
     async def _beat(self) -> None:
+        services = ", ".join(f"{s.name} on {s.listen}" for s in self._config.services)
+        ready = False
         while True:
             now_ns = monotonic_ns()
+            if not ready and all(map(self._last_beat_ns, range(self._config.workers))):
+                ready = True
+                log.info("ready: %s", services)
             for region in self._regions:
                 region.beat(now_ns)
             for index, process in list(self._workers.items()):

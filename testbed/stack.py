@@ -1,4 +1,4 @@
-"""The whole system on loopback: backends of known speed, the balancer, its agent, all real processes.
+"""The whole system on loopback: backends of known speed, the balancer, its agent, as processes.
 
 Lives here: which processes make a stack, their configuration file, how they start and end.
 Never here: load, comparison, display.

@@ -81,7 +81,7 @@ actions = st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=20)
 
 @given(actions, st.floats(1.1, 100), st.sampled_from(["continuous", "levels"]))
 def test_log_factors_have_mean_zero_and_a_bounded_ratio(u, ratio, decoding):
-    settings = PolicySettings(max_ratio=ratio, decoding=decoding)
+    settings = PolicySettings(max_ratio=ratio, base="none", decoding=decoding)
     log_g = log_factor(np.array(u, np.float32), settings)
     assert log_g.mean() == pytest.approx(0.0, abs=1e-9)
     assert np.ptp(log_g) <= np.log(max(ratio, 2.0 if decoding == "levels" else 0.0)) + 1e-9
