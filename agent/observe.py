@@ -64,8 +64,8 @@ class Observation:
     """One service at `now_ns`, N backends in the snapshot's order.
 
     features (N, FEATURE_COUNT) f32, service (SERVICE_COUNT,) f32.
-    duration_s (N,): estimate of l_j for rewards; latency_s (N,): L_j of the base; both recent
-    weighted means that count flows still open by their age.
+    duration_s (N,): estimate of l_j for rewards, a mean of the last second or two; latency_s (N,):
+    L_j of the base, with a longer memory. Both count flows still open by their age.
     service_duration_s: mean of all valid duration samples (0 if there are none).
     arrivals: flows accepted since the observation before. idle: none of those and none open.
     log_speed (N,), totals: carried on to the next observation.
@@ -109,16 +109,20 @@ def reduce_samples(now_ns: int, kinds: Sequence[Samples]) -> Reduced:
     """
     age_s, value, empty = _as_floats(now_ns, kinds)
     rows, slots = value.shape
-    count = slots - np.count_nonzero(empty, axis=1)
+    # A service under load has full reservoirs: then nothing below needs a mask.
+    gaps = bool(empty.any())
+    count = slots - np.count_nonzero(empty, axis=1) if gaps else np.full(rows, slots)
     n = np.maximum(count, 1).astype(np.float32)
 
     # One scratch matrix for all that follows: fresh ones cost page faults, more than arithmetic.
     mean = value.sum(axis=1) / n
     scratch = value - mean[:, None]
-    scratch[empty] = 0.0
+    if gaps:
+        scratch[empty] = 0.0
     std = np.sqrt(np.vecdot(scratch, scratch) / n)
 
-    age_s[empty] = np.inf  # so that its weights are 0 and it is never the newest
+    if gaps:
+        age_s[empty] = np.inf  # so that its weights are 0 and it is never the newest
     newest = age_s.min(axis=1, initial=np.inf)
     newest[count == 0] = 0.0
     np.multiply(age_s, np.float32(np.log(DECAY_PER_S)), out=scratch)
@@ -138,7 +142,8 @@ def reduce_samples(now_ns: int, kinds: Sequence[Samples]) -> Reduced:
 
     p90 = np.zeros(rows, np.float32)
     if slots:
-        value[empty] = np.inf
+        if gaps:
+            value[empty] = np.inf
         value.sort(axis=1)
         rank = np.ceil(n * np.float32(0.9)).astype(np.int64) - 1
         p90 = np.where(count > 0, value[np.arange(rows), rank], 0.0).astype(np.float32)
@@ -148,32 +153,42 @@ def reduce_samples(now_ns: int, kinds: Sequence[Samples]) -> Reduced:
 
 def _as_floats(now_ns: int, kinds: Sequence[Samples]) -> tuple[Float32, Float32, NDArray[np.bool_]]:
     """Ages and values in seconds, and which slots are empty, (M, K) each; empty values are 0."""
-    rows = sum(kind.t_ns.shape[0] for kind in kinds)
     slots = max(kind.t_ns.shape[1] for kind in kinds)
-    age_s = np.zeros((rows, slots), np.float32)
-    value = np.zeros((rows, slots), np.float32)
-    empty = np.ones((rows, slots), np.bool_)
-    first = 0
-    for kind in kinds:
-        at = (slice(first, first + kind.t_ns.shape[0]), slice(kind.t_ns.shape[1]))
-        # A worker may sample after the snapshot's clock was read: such an age is 0, not 2^64.
-        age_s[at] = np.maximum(np.int64(now_ns) - kind.t_ns.view(np.int64), 0)
-        value[at] = kind.value_ns.view(np.int64)
-        empty[at] = kind.t_ns == 0
-        first += kind.t_ns.shape[0]
+    t_ns = _stacked([kind.t_ns for kind in kinds], slots)
+    empty = t_ns == 0
+    age_s = (np.int64(now_ns) - t_ns.view(np.int64)).astype(np.float32)
     age_s *= np.float32(1e-9)
+    # A worker may sample after the snapshot's clock was read: such an age is 0.
+    np.maximum(age_s, np.float32(0.0), out=age_s)
+    value = _stacked([kind.value_ns for kind in kinds], slots).view(np.int64).astype(np.float32)
     value *= np.float32(1e-9)
-    value[empty] = 0.0
+    if empty.any():
+        value[empty] = 0.0
     return age_s, value, empty
 
 
-def log_ratio(value: Float32, reference: float) -> Float32:
+def _stacked(parts: Sequence[Words], slots: int) -> Words:
+    """All rows of all parts (M, slots), narrower ones padded with zeros."""
+    if all(part.shape[1] == slots for part in parts):
+        return np.concatenate(parts)
+    return np.concatenate([np.pad(part, ((0, 0), (0, slots - part.shape[1]))) for part in parts])
+
+
+_CLIP = np.float32(CLIP)
+_RATIO_MIN, _RATIO_MAX = np.float32(np.exp(-CLIP)), np.float32(np.exp(CLIP))
+
+
+def log_ratio(value: Float32, reference: float | Float32) -> Float32:
     """log(value / reference) clipped to +-CLIP; 0 where there is no reference."""
-    if reference <= 0.0:
-        return np.zeros_like(value)
-    ratio = np.maximum(value / np.float32(reference), np.float32(np.exp(-CLIP)))
-    logs: Float32 = np.minimum(np.log(ratio), np.float32(CLIP))
-    return logs
+    if not isinstance(reference, np.ndarray):
+        if reference <= 0.0:
+            return np.zeros_like(value)
+        reference = np.array(reference, np.float32)
+    ratio = value / np.maximum(reference, np.float32(1e-30))
+    np.maximum(ratio, _RATIO_MIN, out=ratio)
+    np.minimum(ratio, _RATIO_MAX, out=ratio)
+    logs: Float32 = np.log(ratio, out=ratio)
+    return logs if reference.ndim == 0 else np.where(reference > 0.0, logs, np.float32(0.0))
 
 
 def carry(
@@ -243,29 +258,32 @@ def observe(
     # Rows :N are durations, N:2N completion times, 2N inter-arrival times.
     both = reduce_samples(now_ns, (snapshot.duration, snapshot.fct, snapshot.interarrival))
     sampled = both.count > 0
-    has_duration, has_fct = sampled[:count], sampled[count : 2 * count]
-    service_s = _pooled_mean(both.scalars[0, :count], both.count[:count])
-    service_fct_s = _pooled_mean(both.scalars[0, count : 2 * count], both.count[count : 2 * count])
+    has_duration = sampled[:count]
+    service_s, service_fct_s = _pooled_means(both.scalars[0, : 2 * count], sampled[: 2 * count])
 
     waiting_age_s = snapshot.waiting_age_ns / np.maximum(snapshot.waiting, 1) * 1e-9
     recent = np.where(has_duration, both.recent[:count], service_s).astype(np.float64)
     recent_weight = both.recent_weight[:count].astype(np.float64)
     duration_s = charge_open(recent, recent_weight, snapshot.waiting, waiting_age_s)
+    # The base must not chase every burst: it remembers 0.9^age_s, ten times as long.
+    steady = np.where(has_duration, both.scalars[4, :count], service_s).astype(np.float64)
+    steady_weight = both.count[:count].astype(np.float64)
+    latency_s = charge_open(steady, steady_weight, snapshot.waiting, waiting_age_s)
 
     features = np.zeros((count, FEATURE_COUNT), np.float32)
-    flows = (snapshot.flows + 1).astype(np.float32)
-    features[:, 0] = log_ratio(flows, float(flows.mean()) if count else 0.0)
-    features[:, 1] = np.log(flows) * np.float32(0.5)
-    waiting = (snapshot.waiting + 1).astype(np.float32)
-    features[:, 2] = log_ratio(waiting, float(waiting.mean()) if count else 0.0)
+    # (3, N): each plus 1, so that none is far less than few.
+    counts = np.array((snapshot.flows, snapshot.waiting, arrived), np.float32) + np.float32(1.0)
+    means = counts.sum(axis=1, keepdims=True) / np.float32(max(count, 1))
+    features[:, (0, 2, 18)] = log_ratio(counts, means).T
+    features[:, 1] = np.log(counts[0]) * np.float32(0.5)
     if service_s > 0.0:
         features[:, 3] = np.minimum(np.log1p(waiting_age_s / service_s), CLIP)
-    features[:, 4:9] = np.where(
-        has_duration, log_ratio(both.scalars[:, :count], service_s), np.float32(0.0)
-    ).T
-    features[:, 9:14] = np.where(
-        has_fct, log_ratio(both.scalars[:, count : 2 * count], service_fct_s), np.float32(0.0)
-    ).T
+    # (5, 2N): durations against their service mean, completion times against theirs.
+    reference = np.repeat(np.array([service_s, service_fct_s], np.float32), count)
+    logs = log_ratio(both.scalars[:, : 2 * count], reference)
+    logs[:, ~sampled[: 2 * count]] = 0.0
+    features[:, 4:9] = logs[:, :count].T
+    features[:, 9:14] = logs[:, count:].T
     log_duration = log_ratio(duration_s.astype(np.float32), service_s)
     features[:, 14] = log_duration
     newest_s = both.newest_age_s[:count] / np.float32(service_s + step_s)
@@ -273,9 +291,9 @@ def observe(
     slots = max(snapshot.duration.t_ns.shape[1], 1)
     features[:, 16] = both.count[:count] / np.float32(slots)
     features[:, 17] = np.minimum(failed / np.maximum(arrived, 1.0), 1.0)
-    features[:, 18] = log_ratio(arrived + 1.0, float(arrived.mean()) + 1.0 if count else 0.0)
     log_speed = _log_speed(identity, features[:, 0] - log_duration, previous, step_s)
-    features[:, 19] = np.clip(log_speed - log_speed.mean() if count else log_speed, -CLIP, CLIP)
+    relative = log_speed - log_speed.sum() / np.float32(max(count, 1))
+    features[:, 19] = np.minimum(np.maximum(relative, -_CLIP), _CLIP)
     if log_weight is not None:
         features[:, 20] = log_weight
 
@@ -285,7 +303,7 @@ def observe(
         features=features,
         service=_service_features(snapshot, both.scalars[:, 2 * count :], service_s),
         duration_s=duration_s,
-        latency_s=duration_s,
+        latency_s=latency_s,
         service_duration_s=service_s,
         arrivals=int(arrived.sum()),
         idle=not arrived.any() and not snapshot.flows.any(),
@@ -295,10 +313,15 @@ def observe(
     )
 
 
-def _pooled_mean(mean: Float32, count: Ints) -> float:
-    """Mean over backends that have samples; each backend counts once, a busy one not more."""
-    sampled = count > 0
-    return float(mean[sampled].mean()) if sampled.any() else 0.0
+def _pooled_means(mean: Float32, sampled: NDArray[np.bool_]) -> tuple[float, float]:
+    """Means of durations and completion times over backends that have samples, (2N,) both kinds.
+
+    Each backend counts once, a busy one not more; 0 where none has any.
+    """
+    counts = sampled.reshape(2, -1).sum(axis=1)
+    sums = (mean * sampled).reshape(2, -1).sum(axis=1)
+    first, second = (sums / np.maximum(counts, 1)).tolist()
+    return first, second
 
 
 def _log_speed(
