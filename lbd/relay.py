@@ -7,7 +7,8 @@ Laws. Bytes are read only when the other end has taken all that was read before:
 most one buffer (`READ_BYTES`) that its socket did not accept. End of file on one end becomes a
 half-close of the other once that is empty; the flow is complete when both are through. A reset of
 one end becomes a reset of the other. Sockets are watched edge-triggered: an end reads until a short
-read, then waits; an end that stops for its peer's sake remembers that it is `readable`.
+read, then waits; an end that stops for its peer's sake remembers that it is `readable`. A hang-up
+is told once, maybe together with the last bytes: an end that is `hung_up` reads to the very end.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ _ROUNDS: Final = range(16)
 """Reads in a row before other flows have their turn: at most 1 MiB."""
 
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s
-_READABLE: Final = READ | HANGUP | ERROR
+_OVER: Final = HANGUP | ERROR
+_READABLE: Final = READ | _OVER
 _CALM: Final = READ | WRITE
 
 # One buffer for all flows of the process: it never holds anything between two calls.
@@ -79,7 +81,10 @@ class Relay:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.connect(address)
         except BlockingIOError:
-            pass
+            if family == socket.AF_UNIX:
+                # Its accept queue is full: nothing is under way that epoll could report.
+                self.abort(Outcome.CONNECT_FAILED)
+                return
         except OSError:
             self.abort(Outcome.CONNECT_FAILED)
             return
@@ -99,7 +104,7 @@ class Relay:
         # The client has mostly spoken by now: reading at once saves a turn of the poller.
         client.pump()
         if events & READ and self.flow.outcome is None:
-            backend.pump()
+            backend.on_event(events)
 
     def check(self, now_ns: int, connect_ns: int, idle_ns: int, total_ns: int) -> None:
         """Account for what moved since the last check; end the flow if a limit has passed.
@@ -217,8 +222,7 @@ class End:
                 self.readable = True
                 return
             if count < READ_BYTES and not self.hung_up:
-                # A short read emptied the socket; the next byte will be an edge (epoll(7)). Not so
-                # the end of file that was told together with these bytes.
+                # A short read emptied the socket; the next byte will be an edge (epoll(7)).
                 self.readable = False
                 return
         self.readable = True
@@ -233,7 +237,7 @@ class End:
         peer = self.peer
         if peer is None:
             return False
-        if events & HANGUP:
+        if events & _OVER:
             self.hung_up = True
         if events & ERROR and (self.eof or self.unsent is not None or peer.unsent is not None):
             # Otherwise the next read tells; here there may never be one.
@@ -264,8 +268,6 @@ class End:
         self.unsent = None
         peer = self.peer
         assert peer is not None
-        if peer.eof:
-            return self._half_close()
         if peer.readable:
             peer.pump()
         return self.peer is not None

@@ -5,6 +5,8 @@ A cousin of Finagle's peak EWMA, without the peak: cost_j is the running average
 
 from __future__ import annotations
 
+from math import inf
+
 from lbd.dispatch.latency import LatencyAverages, Memory
 from lbd.dispatch.load import Load, Vector
 from lbd.dispatch.policy import LeastScore
@@ -22,16 +24,18 @@ class Ewma(LeastScore):
         return self._latency.filled_ns()
 
     def sampled(self, slot: int, now_ns: int, duration_ns: int) -> None:
-        self._set(slot, self._latency.add(slot, now_ns, duration_ns))
-
-    def failed(self, slot: int, now_ns: int, age_ns: int) -> None:
-        self._set(slot, self._latency.add_failure(slot, now_ns, age_ns))
-
-    def _set(self, slot: int, mean_ns: float) -> None:
-        if self._unseen:
-            # What the others have is the neutral cost of those not seen yet.
+        latency = self._latency
+        others_too = latency.failing or bool(self._unseen)
+        mean_ns = latency.add(slot, now_ns, duration_ns)
+        if others_too:
+            # The mean of those seen is the neutral cost of the rest, the worst what failures cost.
             self._unseen.discard(slot)
             self._unseen.intersection_update(self.load.usable)
             self.refresh()
-        else:
+        elif self.cost[slot] < inf:
+            # A flow may outlive its backend's place among the usable.
             self.cost[slot] = max(mean_ns, 1.0)
+
+    def failed(self, slot: int, now_ns: int, age_ns: int) -> None:
+        self._latency.add_failure(slot, age_ns)
+        self.refresh()

@@ -26,15 +26,19 @@ class Memory:
 
 
 FAILURE_FACTOR = 2.0
-"""A failure counts as this many times the slowest backend's average: however soon it came, it never
-makes a backend look better than one that answers."""
+"""Each failure multiplies what a backend counts as, each answer divides it again. The base is the
+slowest average of all: however soon a failure came, it never makes a backend look better than one
+that answers."""
+FAILURE_CAP = 64.0
+"""The bound of that: where the others are so much busier, a failed backend is tried again."""
 
 
 class LatencyAverages:
     """Exponentially weighted mean of durations (slots,), in nanoseconds.
 
     Until a backend has as many samples as the memory it is their plain mean. A backend without any
-    counts as the mean of the others: it is tried, and not favoured.
+    counts as the mean of the others: it is tried, and not favoured. Failures are no samples: they
+    are charged beside the mean, while `failing`.
     """
 
     def __init__(self, slots: int, memory: Memory) -> None:
@@ -42,6 +46,9 @@ class LatencyAverages:
         self._count = np.zeros(slots)
         self._last_ns = np.zeros(slots, dtype=np.int64)
         self.mean_ns: Vector = np.zeros(slots)
+        self._charge = np.ones(slots)
+        self._failed_ns = np.zeros(slots)
+        self.failing = False
 
     def add(self, slot: int, now_ns: int, duration_ns: float) -> float:
         """Take a sample; returns the new mean."""
@@ -56,21 +63,38 @@ class LatencyAverages:
         mean = float(self.mean_ns[slot])
         mean += max(share, 1.0 / count) * (duration_ns - mean)
         self.mean_ns[slot] = mean
+        if self.failing:
+            self._discharge(slot, float(self._charge[slot]) / FAILURE_FACTOR)
         return mean
 
-    def add_failure(self, slot: int, now_ns: int, age_ns: int) -> float:
-        """Charge a failed flow; returns the new mean."""
-        worst_ns = float(self.mean_ns.max(initial=0.0))
-        return self.add(slot, now_ns, max(FAILURE_FACTOR * worst_ns, float(age_ns)))
+    def add_failure(self, slot: int, age_ns: int) -> None:
+        """Charge a failed flow that was `age_ns` old."""
+        self._charge[slot] = min(FAILURE_FACTOR * self._charge[slot], FAILURE_CAP)
+        self._failed_ns[slot] = max(self._failed_ns[slot], float(age_ns))
+        self.failing = True
+
+    def _discharge(self, slot: int, charge: float) -> None:
+        if charge <= 1.0:
+            charge = 1.0
+            self._failed_ns[slot] = 0.0
+        self._charge[slot] = charge
+        self.failing = bool((self._charge > 1.0).any())
 
     def forget(self, slot: int) -> None:
         """The slot is another backend's now."""
         self._count[slot] = self.mean_ns[slot] = 0.0
+        self._discharge(slot, 1.0)
 
     def filled_ns(self) -> Vector:
-        """(slots,) positive means; a backend without samples has the mean of those with any."""
+        """(slots,) positive means; a backend without samples has the mean of those with any.
+
+        What fails counts as the slowest of them times its charge, or as long as its failures took.
+        """
         seen = self._count > 0
-        if not seen.any():
-            return np.ones(len(self.mean_ns))
-        neutral = max(float(self.mean_ns[seen].mean()), 1.0)
-        return np.maximum(np.where(seen, self.mean_ns, neutral), 1.0)
+        neutral = float(self.mean_ns[seen].mean()) if seen.any() else 1.0
+        filled = np.maximum(np.where(seen, self.mean_ns, neutral), 1.0)
+        if self.failing:
+            bad = self._charge > 1.0
+            charged = np.maximum(filled.max() * self._charge, self._failed_ns)
+            filled[bad] = charged[bad]
+        return filled

@@ -38,4 +38,4 @@ class LeastTime(LeastScore):
         self._latency.add(slot, now_ns, duration_ns)
 
     def failed(self, slot: int, now_ns: int, age_ns: int) -> None:
-        self._latency.add_failure(slot, now_ns, age_ns)
+        self._latency.add_failure(slot, age_ns)

@@ -10,8 +10,6 @@ from __future__ import annotations
 from typing import Final
 from zlib import crc32
 
-import numpy as np
-
 from lbd.dispatch.load import Load
 from lbd.dispatch.policy import NONE, Policy
 
@@ -41,35 +39,25 @@ def build(slots: list[int], weights: list[float], size: int = TABLE_SIZE) -> lis
     """The lookup table, `size` slots; empty where there is no backend. `size` must be prime."""
     if not slots:
         return []
-    table = np.full(size, NONE, dtype=np.int64)
+    table = [NONE] * size
     # A backend's walk over the table: offset + i * skip, a permutation because size is prime.
-    walks = [
-        (
-            crc32(b"offset%d" % slot) % size
-            + np.arange(size) * (crc32(b"skip%d" % slot) % (size - 1) + 1)
-        )
-        % size
-        for slot in slots
-    ]
-    positions = [0] * len(slots)
+    place = [crc32(b"offset%d" % slot) % size for slot in slots]
+    skip = [crc32(b"skip%d" % slot) % (size - 1) + 1 for slot in slots]
     credit = [0.0] * len(slots)
     share = [weight / max(weights) for weight in weights]
     left = size
-    taken = bytearray(size)
-    orders = [walk.tolist() for walk in walks]
     while left:
         for index, slot in enumerate(slots):
             credit[index] += share[index]
             if credit[index] < 1.0:
                 continue
             credit[index] -= 1.0
-            order, at = orders[index], positions[index]
-            while taken[order[at]]:
-                at += 1
-            taken[order[at]] = 1
-            table[order[at]] = slot
-            positions[index] = at + 1
+            at, step = place[index], skip[index]
+            while table[at] != NONE:
+                at = (at + step) % size
+            table[at] = slot
+            place[index] = at
             left -= 1
             if not left:
                 break
-    return [int(slot) for slot in table]
+    return table

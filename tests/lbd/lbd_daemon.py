@@ -1,0 +1,237 @@
+"""The real daemon as a child process, and what /proc and /dev/shm tell about it.
+
+Lives here: its configuration file, start and stop, its workers' pids, its regions. Never here:
+traffic. Processes are ended by their own pid only, after a look that it is still theirs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lbd_waiting import until
+
+from shm.layout import SCALAR
+from shm.reader import Reader
+from shm.region import Region
+from shm.snapshot import Snapshot
+
+ROOT = Path(__file__).resolve().parents[2]
+_numbers = itertools.count()
+
+
+def unique_name() -> str:
+    """A service name that no other run on this machine has."""
+    return f"t{os.getpid()}-{next(_numbers)}"
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as sock:
+        sock.bind((host, 0))
+        return int(sock.getsockname()[1])
+
+
+def service(backends: list[str], **settings: Any) -> dict[str, Any]:
+    """A service's section, on a free port with a unique name unless `settings` say otherwise."""
+    return {
+        "name": unique_name(),
+        "listen": f"127.0.0.1:{free_port()}",
+        "backends": [{"name": f"b{i}", "address": a} for i, a in enumerate(backends)],
+        **settings,
+    }
+
+
+def segment_path(name: str) -> Path:
+    return Path("/dev/shm") / f"lbd.{name}"
+
+
+def is_alive(pid: int) -> bool:
+    """Running or stopped; a zombie is not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def rss_bytes(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Rss:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError("no Rss in smaps_rollup")
+
+
+def _is_worker(pid: int) -> bool:
+    try:
+        return b"lbd.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+class Daemon:
+    """`python -m lbd --config FILE`. `wrap` goes before the command, `limits` runs in the child."""
+
+    def __init__(
+        self,
+        config: dict[str, Any],
+        folder: Path,
+        wrap: tuple[str, ...] = (),
+        **popen: Any,
+    ) -> None:
+        self.services: list[dict[str, Any]] = config["services"]
+        self.count = config.get("workers", 1)
+        self.path = folder / f"{unique_name()}.yaml"
+        self.path.write_text(yaml.safe_dump(config, sort_keys=False))
+        self._log = tempfile.TemporaryFile()
+        self._known: set[int] = set()
+        environ = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default"}
+        self.process = subprocess.Popen(
+            [*wrap, sys.executable, "-m", "lbd", "--config", str(self.path)],
+            cwd=ROOT,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            **popen,
+        )
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def log(self) -> str:
+        self._log.flush()
+        size = os.fstat(self._log.fileno()).st_size
+        return os.pread(self._log.fileno(), size, 0).decode(errors="replace")
+
+    def workers(self) -> list[int]:
+        """Pids of the worker processes alive, from the kernel."""
+        found: list[int] = []
+        try:
+            for task in Path(f"/proc/{self.pid}/task").iterdir():
+                found += map(int, (task / "children").read_text().split())
+        except (FileNotFoundError, ProcessLookupError):
+            found = []
+        found = [pid for pid in found if _is_worker(pid) and is_alive(pid)]
+        self._known.update(found)
+        return found
+
+    def _serving(self) -> bool:
+        if self.process.poll() is not None:
+            raise AssertionError(f"the daemon ended with {self.process.returncode}:\n{self.log}")
+        self.workers()
+        return all(self._ready(s["name"]) for s in self.services)
+
+    def _ready(self, name: str) -> bool:
+        """Every worker has published once: it accepts."""
+        if not segment_path(name).exists():
+            return False
+        with attached(name) as region:
+            if region.owner_pid != self.pid:
+                return False
+            return all(heartbeats(region)) and all(
+                pid in self._known for pid in worker_pids(region)
+            )
+
+    def start(self) -> Daemon:
+        """Wait until all workers serve."""
+        until(self._serving, "all workers serving")
+        return self
+
+    def send(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def wait(self, deadline_s: float = 20.0) -> int:
+        """The exit status."""
+        self.workers()
+        return self.process.wait(deadline_s)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Stop in order; the exit status."""
+        self.workers()
+        if self.process.poll() is None:
+            self.send(number)
+        return self.wait()
+
+    def close(self) -> list[str]:
+        """End everything by its handle; returns what had been left that should not."""
+        self.workers()
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        left = []
+        for pid in self._known:
+            if is_alive(pid) and _is_worker(pid):
+                left.append(f"worker {pid}")
+                os.kill(pid, signal.SIGKILL)
+        for entry in self.services:
+            path = segment_path(entry["name"])
+            if path.exists() and not _owned(entry["name"]):
+                left.append(str(path))
+                path.unlink()
+        self._log.close()
+        return left
+
+
+def _owned(name: str) -> bool:
+    with attached(name) as region:
+        return region.owner_alive()
+
+
+@contextmanager
+def attached(name: str) -> Iterator[Region]:
+    region = Region.attach(name)
+    try:
+        yield region
+    finally:
+        region.close()
+
+
+def _scalar(region: Region, worker: int, name: str) -> int:
+
+    return region.words[region.layout.worker(worker) + SCALAR[name]]
+
+
+def heartbeats(region: Region) -> list[int]:
+    return [_scalar(region, w, "heartbeat_ns") for w in range(region.layout.workers)]
+
+
+def worker_pids(region: Region) -> list[int]:
+    return [_scalar(region, w, "pid") for w in range(region.layout.workers)]
+
+
+def snapshot(name: str, now_ns: int = 0) -> Snapshot:
+    with attached(name) as region:
+        return Reader(region).snapshot(now_ns)
+
+
+def scalars(name: str) -> dict[str, int]:
+    with attached(name) as region:
+        return Reader(region).scalars()
+
+
+def totals(name: str) -> dict[str, int]:
+    """Summed over backends, with the gauges `flows` and `waiting` beside them."""
+    seen = snapshot(name)
+    found = {key: int(row.sum()) for key, row in seen.totals.items()}
+    return {**found, "flows": int(seen.flows.sum()), "waiting": int(seen.waiting.sum())}
