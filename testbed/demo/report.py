@@ -69,8 +69,12 @@ def _weights(comparison: Comparison) -> Figure:
     figure, axes = plt.subplots(figsize=(7, 4.5))
     speeds = comparison.scenario.speeds
     if comparison.weights:
-        at_s = [at for at, _ in comparison.weights]
+        at_s = np.array([at for at, _ in comparison.weights])
         weights = np.array([weight for _, weight in comparison.weights])  # (looks, N)
+        # While other methods have their turn there is nothing to show.
+        pauses = np.flatnonzero(np.diff(at_s) > 2.0) + 1
+        at_s = np.insert(at_s, pauses, np.nan)
+        weights = np.insert(weights, pauses, np.nan, axis=0)
         shades = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(speeds)))
         for row, (name, speed) in enumerate(speeds.items()):
             label = f"{name} (speed {speed:g})"
