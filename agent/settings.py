@@ -68,7 +68,7 @@ class LearnSettings:
     burn_in_steps: int = 4
     batch_chunks: int = 16
     updates_per_step: float = 3.0
-    gamma: float = 0.9
+    gamma: float = 0.99
     tau: float = 0.005
     actor_lr: float = 3e-4
     critic_lr: float = 1e-3
