@@ -51,7 +51,7 @@ def _dump(name: str, as_json: bool) -> int:
 
 
 def _list() -> int:
-    lines = [("NAME", "BYTES", "GENERATION", "OWNER", "STATE", "AGENT", "")]
+    lines: list[tuple[str, ...]] = [("NAME", "BYTES", "GENERATION", "OWNER", "STATE", "AGENT", "")]
     for name in segment.present():
         found = describe.one(name)
         lines.append(
@@ -75,12 +75,12 @@ def _clean(only: str | None, dry_run: bool) -> int:
         try:
             print(_clean_one(name, dry_run))
         except RegionError as error:
-            # A live one is a failure only for who asked for it by name.
+            # A live one, or one gone by itself, is a failure only for who asked for it by name.
             if only is None and isinstance(error, RegionBusy):
                 print(f"{name}: kept, its owner is alive")
-                continue
-            print(f"shm: {error}", file=sys.stderr)
-            failed = True
+            elif only is not None or not isinstance(error, RegionAbsent):
+                print(f"shm: {error}", file=sys.stderr)
+                failed = True
     return 1 if failed else 0
 
 
