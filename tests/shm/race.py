@@ -52,6 +52,7 @@ HOT = 2  # backends whose reservoirs are raced for; few slots, so that each chan
 FACTOR = 0x9E3779B97F4A7C15  # odd, so that no two numbers share a body
 MASK = 2**64 - 1
 CONTROL_LIMIT = 2_000_000
+DISTINCT = 200  # a reader goes on until it has met so many changes: cores may be busy elsewhere
 
 
 class Counted(np.ndarray):
@@ -131,7 +132,7 @@ def _read_frames(region: Region, kind: str, reads: int, control: int) -> dict[st
         whole = _whole_weights(layout, region.generation)
     ring = FrameRing(region.u64.view(Counted), *place)
     done = torn = gave_up = distinct = last = 0
-    while done < reads:
+    while done < reads or distinct < DISTINCT:
         frame = ring.read()
         if frame is None:
             gave_up += 1
@@ -196,7 +197,7 @@ def _read_samples(region: Region, reads: int, control: int) -> dict[str, int]:
     factor = np.uint64(FACTOR)
     done = torn = in_flux = distinct = 0
     last = np.zeros(live.shape, np.uint64)
-    while done < reads:
+    while done < reads or distinct < DISTINCT:
         pairs = read_samples(live, slice(None))
         found = pairs[..., 0] > 0
         done += int(found.sum())
