@@ -79,6 +79,7 @@ class ServiceAgent:
 
     def step(self, now_ns: int) -> Decision | None:
         """One step if the region is there. Never raises for what the other side does."""
+        started_ns = monotonic_ns()
         attached = self._attachment(now_ns)
         if attached is None:
             return None
@@ -91,13 +92,13 @@ class ServiceAgent:
                 now_ns,
                 now_ns + self._expiry_ns,
             )
-        self._report(attached.block, now_ns)
+        self._report(attached.block, now_ns, monotonic_ns() - started_ns)
         return decision
 
-    def _report(self, block: AgentBlock, now_ns: int) -> None:
+    def _report(self, block: AgentBlock, now_ns: int, step_ns: int) -> None:
         block.beat(now_ns)
         block.set("steps_total", self._agent.counters.steps)
-        block.set("step_ns", monotonic_ns() - now_ns)
+        block.set("step_ns", step_ns)
         if self._learner is not None:
             block.set("learner_updates_total", int(self._learner.report.get("updates", 0)))
             block.set("transitions_dropped_total", self._learner.counters.dropped)
