@@ -17,6 +17,7 @@ BENCHES = {
     "dispatch": "testbed.bench.dispatch",
     "step": "testbed.bench.step",
     "relay": "testbed.bench.relay",
+    "restart": "testbed.bench.restart",
 }
 
 

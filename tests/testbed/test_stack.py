@@ -4,33 +4,23 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import signal
 import sys
 import time
 from collections.abc import Callable
 
 import pytest
 
-from shm import layout as lo
 from shm import segment
-from shm.errors import RegionError
 from shm.reader import Reader
-from shm.region import Region
 from shm.weights import newest_weights
-from shm.worker import scalars_view
+from testbed.bench import restart
 from testbed.demo.compare import Comparer
 from testbed.demo.figures import table
 from testbed.demo.report import write
 from testbed.demo.scenario import METHODS, Scenario
 from testbed.processes import Child
-from testbed.stack import ServiceSpec, Stack, StackSpec
+from testbed.stack import Stack
 
-SPEC = StackSpec(
-    {"a": 1.0, "b": 2.0, "c": 4.0},
-    [ServiceSpec("web", "sed", agent=True)],
-    agent={"mode": "learn", "seed": 1},
-)
 DEADLINE_S = 30.0
 
 
@@ -47,22 +37,9 @@ def load(stack: Stack, duration_s: float, seed: int = 1) -> Child:
     return stack.children.start("load", [*argv, "--duration", f"{duration_s:g}"])
 
 
-def weights_in_force(stack: Stack) -> bool:
-    """All workers of the region of now apply the agent's frames."""
-    try:
-        region = Region.attach(stack.region_name("web"))
-    except RegionError:
-        return False
-    try:
-        workers = [scalars_view(region, w) for w in range(region.layout.workers)]
-        return all(int(w[lo.SCALAR["weights_in_force"]]) for w in workers)
-    finally:
-        region.close()
-
-
 def test_weights_reach_the_workers_and_every_request_is_answered():
-    with Stack(SPEC) as stack:
-        until(lambda: weights_in_force(stack), "weights in force")
+    with Stack(restart.SPEC) as stack:
+        until(lambda: restart.in_force(stack), "weights in force")
         running = load(stack, 3.0)
         running.wait(DEADLINE_S)
         summary = json.loads(running.output()[-1])
@@ -78,41 +55,18 @@ def test_weights_reach_the_workers_and_every_request_is_answered():
     assert name not in segment.present()
 
 
-def kill_agent(stack: Stack) -> None:
-    assert stack.agent is not None
-    stack.agent.send_signal(signal.SIGKILL)
-    stack.agent.stop()
-    until(lambda: not weights_in_force(stack), "the fallback to take over")
-    stack.start_agent()
-
-
-def kill_worker(stack: Stack) -> None:
-    region = stack.region("web")
-    scalars = scalars_view(region, 0)
-    pid = int(scalars[lo.SCALAR["pid"]])
-    os.kill(pid, signal.SIGKILL)
-    until(lambda: int(scalars[lo.SCALAR["pid"]]) not in (0, pid), "another worker")
-    region.close()
-
-
-def kill_daemon(stack: Stack) -> None:
-    stack.daemon.send_signal(signal.SIGKILL)
-    stack.daemon.stop()
-    stack.start_daemon()
-
-
-KILL = {"agent": kill_agent, "worker": kill_worker, "daemon": kill_daemon}
+KILL = {"agent": restart.kill_agent, "worker": restart.kill_worker, "daemon": restart.kill_daemon}
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("order", list(itertools.permutations(KILL)))
 def test_after_kill_9_in_any_order_weights_flow_again(order):
-    with Stack(SPEC) as stack:
-        until(lambda: weights_in_force(stack), "weights at first")
+    with Stack(restart.SPEC) as stack:
+        until(lambda: restart.in_force(stack), "weights at first")
         running = load(stack, 60.0)
         for victim in order:
             KILL[victim](stack)
-            until(lambda: weights_in_force(stack), f"weights after the {victim}")
+            until(lambda: restart.in_force(stack), f"weights after the {victim}")
         running.stop()
         name = stack.region_name("web")
     assert name not in segment.present()
