@@ -21,8 +21,8 @@ from agent.act.network import fresh_parameters
 from agent.act.policy import Policy
 from agent.agent import Agent, Decision
 from agent.learn import checkpoint
-from agent.learn.process import LearnerProcess, ProcessSettings
-from agent.settings import AgentSettings, LearnSettings, PolicySettings
+from agent.learn.process import LearnerProcess
+from agent.settings import AgentSettings, LearnSettings, PolicySettings, ProcessSettings
 from config.schema import Agent as AgentConfig
 from config.schema import Config
 from shm.errors import RegionAbsent, RegionBusy, RegionError

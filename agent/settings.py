@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 Mode = Literal["learn", "frozen", "shadow"]
@@ -98,6 +99,23 @@ class LearnSettings:
     def chunk_steps(self) -> int:
         """Actions in a chunk; it holds one observation more."""
         return self.burn_in_steps + self.train_steps
+
+
+@dataclass(frozen=True)
+class ProcessSettings:
+    """How the learner's process runs; times in seconds.
+
+    checkpoint: where to save, and to resume from if it exists; None neither saves nor resumes.
+    publish_s: least time between two parameter sets. pending_bytes bounds each direction.
+    """
+
+    checkpoint: Path | None = None
+    checkpoint_every_s: float = 60.0
+    publish_s: float = 0.25
+    niceness: int = 10
+    restart_first_s: float = 2.0
+    restart_most_s: float = 60.0
+    pending_bytes: int = 1 << 22
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from make import step
 
 from agent.act.network import checked, fresh_parameters
 from agent.learn.checkpoint import load
-from agent.learn.process import LearnerProcess, ProcessSettings
-from agent.settings import LearnSettings
+from agent.learn.process import LearnerProcess
+from agent.settings import LearnSettings, ProcessSettings
 
 SETTINGS = LearnSettings(train_steps=4, burn_in_steps=2, batch_chunks=2, min_steps=8)
 
@@ -75,8 +75,8 @@ def test_a_killed_learner_is_noticed_counted_and_started_again_after_a_pause():
 def test_it_dies_with_its_parent(tmp_path):
     code = (
         "import os\n"
-        "from agent.learn.process import LearnerProcess, ProcessSettings\n"
-        "from agent.settings import LearnSettings\n"
+        "from agent.learn.process import LearnerProcess\n"
+        "from agent.settings import LearnSettings, ProcessSettings\n"
         "if __name__ == '__main__':\n"
         "    learner = LearnerProcess(LearnSettings(), ProcessSettings())\n"
         "    print(learner.pid, flush=True)\n"
