@@ -1,4 +1,4 @@
-"""Memory in which something happens at each copy or look: a race that always comes out the same way.
+"""Memory in which something happens at each copy or look: a race that always ends the same way.
 
 Lives here: the array type. Never here: what happens, nor what should follow from it.
 """
