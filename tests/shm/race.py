@@ -21,7 +21,8 @@ there was a race at all.
 The control is the same reader process, writer and verification, with a careless reader: it takes
 the newest frame word by word and does not look again; it takes all t of the samples and then all
 values. (One copy of the whole is torn as well, but seldom: one in some ten thousand.) It must see
-torn ones: a test that cannot fail shows nothing. With `--control 0` it goes on until it does.
+torn ones: a test that cannot fail shows nothing. It goes on after its `--control` reads until it
+has seen one.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ LAYOUT = Layout(workers=1, slots=64, reservoir=4, depth=2)
 HOT = 2  # backends whose reservoirs are raced for; few slots, so that each changes often
 FACTOR = 0x9E3779B97F4A7C15  # odd, so that no two numbers share a body
 MASK = 2**64 - 1
-CONTROL_LIMIT = 300_000
+CONTROL_LIMIT = 1_000_000  # copies after which a control that saw nothing torn gives up
 DISTINCT = 200  # a reader goes on until it has met so many changes: cores may be busy elsewhere
 
 
@@ -147,7 +148,7 @@ def _read_frames(region: Region, kind: str, reads: int, control: int) -> dict[st
     first, words, depth = place
     sequences = region.u64[first : first + words * depth : words]
     seen = control_torn = 0
-    while seen < (control or CONTROL_LIMIT) and (control or not control_torn):
+    while seen < control or (not control_torn and seen < CONTROL_LIMIT):
         seen += 1
         at = first + int(sequences.argmax()) * words
         control_torn += not whole(np.fromiter(region.words[at : at + words], np.uint64, words))
@@ -206,8 +207,9 @@ def _read_samples(region: Region, reads: int, control: int) -> dict[str, int]:
         torn += int((pairs[..., 0] * factor != pairs[..., 1])[found].sum())
         distinct += not np.array_equal(pairs, last)
         last = pairs
-    seen = control_torn = 0
-    while seen < (control or CONTROL_LIMIT) and (control or not control_torn):
+    seen = copies = control_torn = 0
+    while seen < control or (not control_torn and copies < CONTROL_LIMIT):
+        copies += 1
         t_ns, value_ns = live[..., 0].copy(), live[..., 1].copy()
         found = t_ns > 0
         seen += int(found.sum())
@@ -266,7 +268,10 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Race readers against writers.")
     parser.add_argument("--reads", type=int, default=300_000, help="in total, over the kinds")
     parser.add_argument(
-        "--control", type=int, default=50_000, help="reads of each control; 0: until one is torn"
+        "--control",
+        type=int,
+        default=50_000,
+        help="reads of each control at least; it goes on until one is torn",
     )
     parser.add_argument("--role", nargs=5, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
