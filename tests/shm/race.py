@@ -54,7 +54,7 @@ HOT = 2  # backends whose reservoirs are raced for; few slots, so that each chan
 FACTOR = 0x9E3779B97F4A7C15  # odd, so that no two numbers share a body
 MASK = 2**64 - 1
 CONTROL_LIMIT = 1_000_000  # copies after which a control that saw nothing torn gives up
-DISTINCT = 200  # a reader goes on until it has met so many changes: cores may be busy elsewhere
+DISTINCT = 100  # a reader goes on until it has met so many changes: cores may be busy elsewhere
 
 
 class Counted(np.ndarray):
