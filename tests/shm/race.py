@@ -19,9 +19,10 @@ the reads, respectively the passes over the reservoirs, that differ from the one
 there was a race at all.
 
 The control is the same reader process, writer and verification, with a careless reader: it takes
-the newest frame by a single copy and does not look again; it takes all t of the samples and then
-all values (a copy of pairs loads a pair at once on most machines and would hide the race). It must
-see torn ones: a test that cannot fail shows nothing. With `--control 0` it goes on until it does.
+the newest frame word by word and does not look again; it takes all t of the samples and then all
+values. (One copy of the whole is torn as well, but seldom: one in some ten thousand.) It must see
+torn ones: a test that cannot fail shows nothing. It goes on after its `--control` reads until it
+has seen one.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +53,8 @@ LAYOUT = Layout(workers=1, slots=64, reservoir=4, depth=2)
 HOT = 2  # backends whose reservoirs are raced for; few slots, so that each changes often
 FACTOR = 0x9E3779B97F4A7C15  # odd, so that no two numbers share a body
 MASK = 2**64 - 1
-CONTROL_LIMIT = 2_000_000
-DISTINCT = 200  # a reader goes on until it has met so many changes: cores may be busy elsewhere
+CONTROL_LIMIT = 1_000_000  # copies after which a control that saw nothing torn gives up
+DISTINCT = 100  # a reader goes on until it has met so many changes: cores may be busy elsewhere
 
 
 class Counted(np.ndarray):
@@ -144,12 +146,12 @@ def _read_frames(region: Region, kind: str, reads: int, control: int) -> dict[st
         last = sequence
 
     first, words, depth = place
-    frames = region.u64[first : first + words * depth].reshape(depth, words)
-    sequences = frames[:, 0]
+    sequences = region.u64[first : first + words * depth : words]
     seen = control_torn = 0
-    while seen < (control or CONTROL_LIMIT) and (control or not control_torn):
+    while seen < control or (not control_torn and seen < CONTROL_LIMIT):
         seen += 1
-        control_torn += not whole(frames[int(sequences.argmax())].copy())
+        at = first + int(sequences.argmax()) * words
+        control_torn += not whole(np.fromiter(region.words[at : at + words], np.uint64, words))
     return {
         "reads": done,
         "torn": torn,
@@ -205,8 +207,9 @@ def _read_samples(region: Region, reads: int, control: int) -> dict[str, int]:
         torn += int((pairs[..., 0] * factor != pairs[..., 1])[found].sum())
         distinct += not np.array_equal(pairs, last)
         last = pairs
-    seen = control_torn = 0
-    while seen < (control or CONTROL_LIMIT) and (control or not control_torn):
+    seen = copies = control_torn = 0
+    while seen < control or (not control_torn and copies < CONTROL_LIMIT):
+        copies += 1
         t_ns, value_ns = live[..., 0].copy(), live[..., 1].copy()
         found = t_ns > 0
         seen += int(found.sum())
@@ -224,35 +227,32 @@ def _read_samples(region: Region, reads: int, control: int) -> dict[str, int]:
 
 def race(kind: str, reads: int, control: int) -> dict[str, int]:
     """One writer, one reader, each a process of its own; nothing of them is left."""
-    region = Region.create(f"race-{os.getpid()}-{kind}", LAYOUT)
-    writer = _start(region, "write", kind, 0, 0)
-    reader = None
-    try:
+    with ExitStack() as ends:
+        region = Region.create(f"race-{os.getpid()}-{kind}", LAYOUT)
+        ends.callback(region.remove)
+        writer = _start(ends, region, "write", kind, 0, 0)
         assert writer.stdout is not None
         if not writer.stdout.readline():
             raise RuntimeError("the writer died at its start")
-        reader = _start(region, "read", kind, reads, control)
+        reader = _start(ends, region, "read", kind, reads, control)
         out, _ = reader.communicate()
         if reader.returncode or writer.poll() is not None:
             raise RuntimeError("the reader or its writer died")
         found: dict[str, int] = json.loads(out)
         return found
-    finally:
-        for process in (writer, reader):
-            if process is not None and process.stdout is not None:
-                process.kill()
-                process.wait()
-                process.stdout.close()
-        region.remove()
 
 
-def _start(region: Region, role: str, *arguments: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+def _start(ends: ExitStack, region: Region, role: str, *arguments: object) -> subprocess.Popen[str]:
+    # Popen as a context closes the pipe and waits; the kill comes before it.
+    process = subprocess.Popen(
         [sys.executable, __file__, "--role", role, region.service, *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(Path(segment.__file__).parents[1])},
         stdout=subprocess.PIPE,
         text=True,
     )
+    ends.enter_context(process)
+    ends.callback(process.kill)
+    return process
 
 
 def _play(role: str, service: str, kind: str, reads: str, control: str) -> None:
@@ -268,7 +268,10 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Race readers against writers.")
     parser.add_argument("--reads", type=int, default=300_000, help="in total, over the kinds")
     parser.add_argument(
-        "--control", type=int, default=100_000, help="reads of each control; 0: until one is torn"
+        "--control",
+        type=int,
+        default=50_000,
+        help="reads of each control at least; it goes on until one is torn",
     )
     parser.add_argument("--role", nargs=5, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)

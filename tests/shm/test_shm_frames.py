@@ -121,3 +121,22 @@ def test_a_reader_gives_up_on_a_writer_that_is_always_faster() -> None:
 
     assert FrameRing(lapped(u64, write_two), 3, WORDS, 2).read() is None
     assert copies == ATTEMPTS
+
+
+def test_a_frame_opened_again_after_the_look_is_not_taken_for_no_frame() -> None:
+    u64, writer = ring(2)
+    writer.write(body(1))
+    looks = 0
+
+    def come_round() -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            writer.write(body(2))
+            with pytest.raises(Died):
+                writer.write(Deadly())  # type: ignore[arg-type]
+
+    read = FrameRing(lapped(u64, come_round, "argmax"), 3, WORDS, 2).read()
+    assert looks == 2
+    assert read is not None
+    assert read.tolist() == [2, *body(2)]

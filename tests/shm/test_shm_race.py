@@ -15,11 +15,11 @@ def never_torn(kind: str, reads: int, control: int) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_read_is_torn_and_the_control_shows_that_it_could_be(kind: str) -> None:
-    never_torn(kind, 30_000, 0)
+    never_torn(kind, 20_000, 0)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_read_is_torn_in_millions(kind: str) -> None:
-    never_torn(kind, 3_333_334, 100_000)
+    never_torn(kind, 3_333_334, 0)

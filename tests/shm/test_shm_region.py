@@ -88,25 +88,25 @@ def test_a_maker_that_has_no_size_yet_is_alive_all_the_same(service: str) -> Non
     Region.create(service, LAYOUT).remove()
 
 
+def start(service: str, gate: threading.Barrier, won: list[Region]) -> None:
+    gate.wait()
+    try:
+        won.append(Region.create(service, LAYOUT))
+    except RegionBusy:
+        return
+
+
 def test_of_owners_that_start_at_once_one_wins_and_keeps_its_name(new_name: NewName) -> None:
     for _ in range(20):
         service = new_name()
         raw(service, b"left by a dead owner")
-        won: list[Region] = []
-        gate = threading.Barrier(4)
-
-        def start(service: str = service, won: list[Region] = won, gate=gate) -> None:  # type: ignore[no-untyped-def]
-            gate.wait()
-            try:
-                won.append(Region.create(service, LAYOUT))
-            except RegionBusy:
-                return
-
-        threads = [threading.Thread(target=start) for _ in range(4)]
+        gate, won = threading.Barrier(4), list[Region]()
+        threads = [threading.Thread(target=start, args=(service, gate, won)) for _ in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
+        # All may be told to try again; two may not both believe that it is theirs.
         assert len(won) <= 1
         for region in won:
             assert not region.segment.replaced()
