@@ -120,7 +120,7 @@ class Service:
         elif found is not None:
             block.count("frames_applied_total")
             block.count("weights_foreign_total", found.foreign)
-            self._load.weight[:] = found.weight
+            self._load.weight[:] = found.weight[: self._load.slots]
             self._policy.refresh()
             if self._weights is None:
                 log.info("service %s: the agent's weights are in force", self.config.name)
