@@ -63,10 +63,13 @@ class Listener:
         self._sock.close()
 
     def _on_ready(self, events: int) -> None:
-        accept, service = self._sock.accept, self._service
+        accept, service, closing = self._sock.accept, self._service, self._poller.closing
         for _ in range(_ACCEPTS):
             if len(service.relays) >= self._max_flows:
                 self._pause("accept_paused_total")
+                return
+            if len(service.relays) + closing() // 2 >= self._max_flows:
+                # Flows that ended in this batch hold their two descriptors until it is through.
                 return
             try:
                 client, peer = accept()
