@@ -11,16 +11,19 @@ backend without samples looks average and says so by its share of valid slots.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shm.layout import BACKEND_FAILURES
 from shm.snapshot import Ints, Samples, Snapshot, Words
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 SCALARS: Final = ("mean", "p90", "std", "discounted", "weighted")
 FEATURES: Final = (
@@ -46,9 +49,9 @@ SERVICE_FEATURES: Final = (
 FEATURE_COUNT: Final = len(FEATURES)
 SERVICE_COUNT: Final = len(SERVICE_FEATURES)
 
-# Cumulative counters of the data plane that are read here; a region without one reads as 0.
-ARRIVALS_TOTAL: Final = "accepted"
-FAILURES_TOTAL: Final = "failed"
+# The cumulative counter of new flows; with BACKEND_FAILURES all that is read of the totals. A
+# snapshot without one reads as 0.
+ARRIVALS_TOTAL: Final = "flows_total"
 
 DECAY_PER_S: Final = 0.9  # the papers' discount of a sample by its age
 RECENT_DECAY_PER_S: Final = 0.4  # for l_j and L_j: the papers' 0.9 outlives the reservoir itself
@@ -61,8 +64,8 @@ class Observation:
     """One service at `now_ns`, N backends in the snapshot's order.
 
     features (N, FEATURE_COUNT) f32, service (SERVICE_COUNT,) f32.
-    duration_s (N,): estimate of l_j for rewards; latency_s (N,): L_j of the base; both recent
-    weighted means that count flows still open by their age.
+    duration_s (N,): estimate of l_j for rewards, a mean of the last second or two; latency_s (N,):
+    L_j of the base, with a longer memory. Both count flows still open by their age.
     service_duration_s: mean of all valid duration samples (0 if there are none).
     arrivals: flows accepted since the observation before. idle: none of those and none open.
     log_speed (N,), totals: carried on to the next observation.
@@ -97,69 +100,100 @@ class Reduced:
     newest_age_s: Float32
 
 
-def reduce_samples(now_ns: int, t_ns: Words, value_ns: Words) -> Reduced:
-    """The five scalars of [MPG] Sec. 4 for rows of samples (M, K).
+def reduce_samples(now_ns: int, kinds: Sequence[Samples]) -> Reduced:
+    """The five scalars of [MPG] Sec. 4 for all rows (M) of all kinds, one kind after the other.
 
     mean, 90th percentile (nearest rank), standard deviation, discounted mean
     (1/n) sum 0.9^age_s v and weighted discounted mean sum w v / sum w, w = 0.9^age_s, over the n
-    valid samples of a row.
+    valid samples of a row. Kinds of fewer slots are padded with empty ones.
     """
-    rows, slots = t_ns.shape
-    if slots == 0:
-        zero = np.zeros(rows, np.float32)
-        nothing = np.zeros((len(SCALARS), rows), np.float32)
-        return Reduced(nothing, zero, zero, np.zeros(rows, np.int64), zero)
-    empty = t_ns == 0
-    # A worker may sample after the snapshot's clock was read: such an age is 0, not 2^64.
-    age_ns = np.maximum(np.int64(now_ns) - t_ns.view(np.int64), 0)
-    age_s = age_ns.astype(np.float32)
-    age_s *= np.float32(1e-9)
-    value = value_ns.astype(np.float32)
-    value *= np.float32(1e-9)
-    value[empty] = 0.0
-    count = slots - np.count_nonzero(empty, axis=1)
+    age_s, value, empty = _as_floats(now_ns, kinds)
+    rows, slots = value.shape
+    # A service under load has full reservoirs: then nothing below needs a mask.
+    gaps = bool(empty.any())
+    count = slots - np.count_nonzero(empty, axis=1) if gaps else np.full(rows, slots)
     n = np.maximum(count, 1).astype(np.float32)
 
+    # One scratch matrix for all that follows: fresh ones cost page faults, more than arithmetic.
     mean = value.sum(axis=1) / n
-    deviation = value - mean[:, None]
-    deviation[empty] = 0.0
-    std = np.sqrt(np.einsum("mk,mk->m", deviation, deviation) / n)
+    scratch = value - mean[:, None]
+    if gaps:
+        scratch[empty] = 0.0
+    std = np.sqrt(np.vecdot(scratch, scratch) / n)
 
-    age_s[empty] = np.inf  # so that its weights are 0 and it is never the newest
-    newest = age_s.min(axis=1)
+    if gaps:
+        age_s[empty] = np.inf  # so that its weights are 0 and it is never the newest
+    newest = age_s.min(axis=1, initial=np.inf)
     newest[count == 0] = 0.0
-    weight = np.exp(age_s * np.float32(np.log(DECAY_PER_S)))
-    weighted_sum = np.einsum("mk,mk->m", weight, value)
+    np.multiply(age_s, np.float32(np.log(DECAY_PER_S)), out=scratch)
+    np.exp(scratch, out=scratch)
+    weighted_sum = np.vecdot(scratch, value)
+    total = scratch.sum(axis=1)
     # Weights that underflow (all samples hours old) leave the plain mean.
-    total = weight.sum(axis=1)
     weighted = np.where(total > 1e-30, weighted_sum / np.maximum(total, 1e-30), mean)
+
     # The newest sample has recent weight 1 here: only the ratio matters, and nothing underflows.
-    age_s -= newest[:, None]
-    recent = np.exp(age_s * np.float32(np.log(RECENT_DECAY_PER_S)))
-    recent_total = recent.sum(axis=1)
-    recent_mean = np.einsum("mk,mk->m", recent, value) / np.maximum(recent_total, 1e-30)
+    np.subtract(age_s, newest[:, None], out=scratch)
+    scratch *= np.float32(np.log(RECENT_DECAY_PER_S))
+    np.exp(scratch, out=scratch)
+    recent_total = scratch.sum(axis=1)
+    recent = np.vecdot(scratch, value) / np.maximum(recent_total, 1e-30)
     recent_total *= np.exp(newest * np.float32(np.log(RECENT_DECAY_PER_S)))
 
-    value[empty] = np.inf
-    value.sort(axis=1)
-    rank = np.ceil(n * np.float32(0.9)).astype(np.int64) - 1
-    p90 = value[np.arange(rows), rank]
-    p90[count == 0] = 0.0
+    p90 = np.zeros(rows, np.float32)
+    if slots:
+        if gaps:
+            value[empty] = np.inf
+        value.sort(axis=1)
+        rank = np.ceil(n * np.float32(0.9)).astype(np.int64) - 1
+        p90 = np.where(count > 0, value[np.arange(rows), rank], 0.0).astype(np.float32)
     scalars = np.stack((mean, p90, std, weighted_sum / n, weighted))
-    return Reduced(scalars, recent_mean, recent_total, count, newest)
+    return Reduced(scalars, recent, recent_total, count, newest)
 
 
-def log_ratio(value: Float32, reference: float) -> Float32:
+def _as_floats(now_ns: int, kinds: Sequence[Samples]) -> tuple[Float32, Float32, NDArray[np.bool_]]:
+    """Ages and values in seconds, and which slots are empty, (M, K) each; empty values are 0."""
+    slots = max(kind.t_ns.shape[1] for kind in kinds)
+    t_ns = _stacked([kind.t_ns for kind in kinds], slots)
+    empty = t_ns == 0
+    age_s = (np.int64(now_ns) - t_ns.view(np.int64)).astype(np.float32)
+    age_s *= np.float32(1e-9)
+    # A worker may sample after the snapshot's clock was read: such an age is 0.
+    np.maximum(age_s, np.float32(0.0), out=age_s)
+    value = _stacked([kind.value_ns for kind in kinds], slots).view(np.int64).astype(np.float32)
+    value *= np.float32(1e-9)
+    if empty.any():
+        value[empty] = 0.0
+    return age_s, value, empty
+
+
+def _stacked(parts: Sequence[Words], slots: int) -> Words:
+    """All rows of all parts (M, slots), narrower ones padded with zeros."""
+    if all(part.shape[1] == slots for part in parts):
+        return np.concatenate(parts)
+    return np.concatenate([np.pad(part, ((0, 0), (0, slots - part.shape[1]))) for part in parts])
+
+
+_CLIP = np.float32(CLIP)
+_RATIO_MIN, _RATIO_MAX = np.float32(np.exp(-CLIP)), np.float32(np.exp(CLIP))
+
+
+def log_ratio(value: Float32, reference: float | Float32) -> Float32:
     """log(value / reference) clipped to +-CLIP; 0 where there is no reference."""
-    if reference <= 0.0:
-        return np.zeros_like(value)
-    ratio = np.maximum(value / np.float32(reference), np.float32(np.exp(-CLIP)))
-    return np.minimum(np.log(ratio), np.float32(CLIP))
+    if not isinstance(reference, np.ndarray):
+        if reference <= 0.0:
+            return np.zeros_like(value)
+        reference = np.array(reference, np.float32)
+    ratio = value / np.maximum(reference, np.float32(1e-30))
+    np.maximum(ratio, _RATIO_MIN, out=ratio)
+    np.minimum(ratio, _RATIO_MAX, out=ratio)
+    logs: Float32 = np.log(ratio, out=ratio)
+    return logs if reference.ndim == 0 else np.where(reference > 0.0, logs, np.float32(0.0))
 
 
 def carry(
-    identity: Words, before: Words, values: NDArray[np.generic], missing: NDArray[np.generic]
-) -> NDArray[np.generic]:
+    identity: Words, before: Words, values: NDArray[Scalar], missing: NDArray[Scalar]
+) -> NDArray[Scalar]:
     """Rows of `values`, which belong to `before`, in the order of `identity`; else `missing`.
 
     values (M, …) for identities `before` (M,); missing (N, …); returns (N, …).
@@ -175,14 +209,6 @@ def carry(
     return result
 
 
-def _stack(duration: Samples, fct: Samples) -> tuple[Words, Words] | None:
-    """Both kinds as one (2N, K), so that one pass reduces both; None if their K differ."""
-    if duration.t_ns.shape != fct.t_ns.shape:
-        return None
-    t_ns = np.concatenate((duration.t_ns, fct.t_ns))
-    return t_ns, np.concatenate((duration.value_ns, fct.value_ns))
-
-
 def _since(
     identity: Words, total: Ints, previous: Observation | None, before: Ints | None
 ) -> Float32:
@@ -190,7 +216,8 @@ def _since(
     if previous is None or before is None:
         return np.zeros(identity.size, np.float32)
     known = carry(identity, previous.identity, before, np.zeros(identity.size, np.int64))
-    return np.maximum(total - known, 0).astype(np.float32)
+    grown: Float32 = np.maximum(total - known, 0).astype(np.float32)
+    return grown
 
 
 def charge_open(
@@ -219,7 +246,7 @@ def observe(
     now_ns = snapshot.now_ns
     zeros = np.zeros(count, np.int64)
     arrivals_total = snapshot.totals.get(ARRIVALS_TOTAL, zeros)
-    failures_total = snapshot.totals.get(FAILURES_TOTAL, zeros)
+    failures_total = sum((snapshot.totals.get(name, zeros) for name in BACKEND_FAILURES), zeros)
     arrived = _since(
         identity, arrivals_total, previous, previous.arrivals_total if previous else None
     )
@@ -228,39 +255,35 @@ def observe(
     )
     step_s = 0.25 if previous is None else max((now_ns - previous.now_ns) * 1e-9, 1e-6)
 
-    stacked = _stack(snapshot.duration, snapshot.fct)
-    if stacked is not None:
-        both = reduce_samples(now_ns, *stacked)
-    else:
-        both = _join(
-            reduce_samples(now_ns, snapshot.duration.t_ns, snapshot.duration.value_ns),
-            reduce_samples(now_ns, snapshot.fct.t_ns, snapshot.fct.value_ns),
-        )
-    # duration[..., :N], fct[..., N:]
+    # Rows :N are durations, N:2N completion times, 2N inter-arrival times.
+    both = reduce_samples(now_ns, (snapshot.duration, snapshot.fct, snapshot.interarrival))
     sampled = both.count > 0
-    has_duration, has_fct = sampled[:count], sampled[count:]
-    service_s = _pooled_mean(both.scalars[0, :count], both.count[:count])
-    service_fct_s = _pooled_mean(both.scalars[0, count:], both.count[count:])
+    has_duration = sampled[:count]
+    service_s, service_fct_s = _pooled_means(both.scalars[0, : 2 * count], sampled[: 2 * count])
 
     waiting_age_s = snapshot.waiting_age_ns / np.maximum(snapshot.waiting, 1) * 1e-9
     recent = np.where(has_duration, both.recent[:count], service_s).astype(np.float64)
     recent_weight = both.recent_weight[:count].astype(np.float64)
     duration_s = charge_open(recent, recent_weight, snapshot.waiting, waiting_age_s)
+    # The base must not chase every burst: it remembers 0.9^age_s, ten times as long.
+    steady = np.where(has_duration, both.scalars[4, :count], service_s).astype(np.float64)
+    steady_weight = both.count[:count].astype(np.float64)
+    latency_s = charge_open(steady, steady_weight, snapshot.waiting, waiting_age_s)
 
     features = np.zeros((count, FEATURE_COUNT), np.float32)
-    flows = (snapshot.flows + 1).astype(np.float32)
-    features[:, 0] = log_ratio(flows, float(flows.mean()) if count else 0.0)
-    features[:, 1] = np.log(flows) * np.float32(0.5)
-    waiting = (snapshot.waiting + 1).astype(np.float32)
-    features[:, 2] = log_ratio(waiting, float(waiting.mean()) if count else 0.0)
+    # (3, N): each plus 1, so that none is far less than few.
+    counts = np.array((snapshot.flows, snapshot.waiting, arrived), np.float32) + np.float32(1.0)
+    means = counts.sum(axis=1, keepdims=True) / np.float32(max(count, 1))
+    features[:, (0, 2, 18)] = log_ratio(counts, means).T
+    features[:, 1] = np.log(counts[0]) * np.float32(0.5)
     if service_s > 0.0:
         features[:, 3] = np.minimum(np.log1p(waiting_age_s / service_s), CLIP)
-    features[:, 4:9] = np.where(
-        has_duration, log_ratio(both.scalars[:, :count], service_s), np.float32(0.0)
-    ).T
-    features[:, 9:14] = np.where(
-        has_fct, log_ratio(both.scalars[:, count:], service_fct_s), np.float32(0.0)
-    ).T
+    # (5, 2N): durations against their service mean, completion times against theirs.
+    reference = np.repeat(np.array([service_s, service_fct_s], np.float32), count)
+    logs = log_ratio(both.scalars[:, : 2 * count], reference)
+    logs[:, ~sampled[: 2 * count]] = 0.0
+    features[:, 4:9] = logs[:, :count].T
+    features[:, 9:14] = logs[:, count:].T
     log_duration = log_ratio(duration_s.astype(np.float32), service_s)
     features[:, 14] = log_duration
     newest_s = both.newest_age_s[:count] / np.float32(service_s + step_s)
@@ -268,9 +291,9 @@ def observe(
     slots = max(snapshot.duration.t_ns.shape[1], 1)
     features[:, 16] = both.count[:count] / np.float32(slots)
     features[:, 17] = np.minimum(failed / np.maximum(arrived, 1.0), 1.0)
-    features[:, 18] = log_ratio(arrived + 1.0, float(arrived.mean()) + 1.0 if count else 0.0)
     log_speed = _log_speed(identity, features[:, 0] - log_duration, previous, step_s)
-    features[:, 19] = np.clip(log_speed - log_speed.mean() if count else log_speed, -CLIP, CLIP)
+    relative = log_speed - log_speed.sum() / np.float32(max(count, 1))
+    features[:, 19] = np.minimum(np.maximum(relative, -_CLIP), _CLIP)
     if log_weight is not None:
         features[:, 20] = log_weight
 
@@ -278,9 +301,9 @@ def observe(
         now_ns=now_ns,
         identity=identity,
         features=features,
-        service=_service_features(snapshot, service_s),
+        service=_service_features(snapshot, both.scalars[:, 2 * count :], service_s),
         duration_s=duration_s,
-        latency_s=duration_s,
+        latency_s=latency_s,
         service_duration_s=service_s,
         arrivals=int(arrived.sum()),
         idle=not arrived.any() and not snapshot.flows.any(),
@@ -290,20 +313,15 @@ def observe(
     )
 
 
-def _join(duration: Reduced, fct: Reduced) -> Reduced:
-    return Reduced(
-        np.concatenate((duration.scalars, fct.scalars), axis=1),
-        np.concatenate((duration.recent, fct.recent)),
-        np.concatenate((duration.recent_weight, fct.recent_weight)),
-        np.concatenate((duration.count, fct.count)),
-        np.concatenate((duration.newest_age_s, fct.newest_age_s)),
-    )
+def _pooled_means(mean: Float32, sampled: NDArray[np.bool_]) -> tuple[float, float]:
+    """Means of durations and completion times over backends that have samples, (2N,) both kinds.
 
-
-def _pooled_mean(mean: Float32, count: Ints) -> float:
-    """Mean over backends that have samples; each backend counts once, a busy one not more."""
-    sampled = count > 0
-    return float(mean[sampled].mean()) if sampled.any() else 0.0
+    Each backend counts once, a busy one not more; 0 where none has any.
+    """
+    counts = sampled.reshape(2, -1).sum(axis=1)
+    sums = (mean * sampled).reshape(2, -1).sum(axis=1)
+    first, second = (sums / np.maximum(counts, 1)).tolist()
+    return first, second
 
 
 def _log_speed(
@@ -322,18 +340,16 @@ def _log_speed(
     return smoothed
 
 
-def _service_features(snapshot: Snapshot, service_s: float) -> Float32:
-    """Inter-arrival scalars against their mean (the mean against the duration), load, N."""
+def _service_features(snapshot: Snapshot, gaps: Float32, service_s: float) -> Float32:
+    """Inter-arrival scalars against their mean (the mean against the duration), load, N.
+
+    gaps (5, 1), or (5, 0) if the region samples none.
+    """
     count = snapshot.identity.size
     service = np.zeros(SERVICE_COUNT, np.float32)
-    gaps = reduce_samples(
-        snapshot.now_ns, snapshot.interarrival.t_ns, snapshot.interarrival.value_ns
-    )
-    if gaps.count.size and gaps.count[0]:
-        scalars = gaps.scalars[:, 0]
-        mean_s = float(scalars[0])
-        service[0] = log_ratio(scalars[:1], service_s)[0]
-        service[1:5] = log_ratio(scalars[1:], mean_s)
+    if gaps.shape[1] and gaps[0, 0] > 0.0:
+        service[0] = log_ratio(gaps[:1, 0], service_s)[0]
+        service[1:5] = log_ratio(gaps[1:, 0], float(gaps[0, 0]))
     if count:
         service[5] = np.log1p(snapshot.flows.sum() / count) * 0.5
         service[6] = np.log(count) * 0.5

@@ -38,7 +38,8 @@ def relative(l: Vector) -> Vector:  # noqa: E741 - the papers' symbol
         return np.ones_like(values)
     # By the largest first: a sum of tiny (subnormal) or huge values would lose its meaning.
     scaled: Vector = values / largest
-    return scaled / scaled.mean()
+    divided: Vector = scaled / scaled.mean()
+    return divided
 
 
 def vbf(l: Vector) -> float:  # noqa: E741

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 Mode = Literal["learn", "frozen", "shadow"]
@@ -30,7 +31,8 @@ def _require(ok: bool, message: str) -> None:
 class PolicySettings:
     """How the network's output becomes weights.
 
-    max_ratio: bound of the largest over the smallest weight, of g and of the final a.
+    max_ratio: bound of the largest over the smallest weight a.
+    factor_ratio: the same of g over base 'latency'; over base 'none' it is max_ratio.
     base: 'latency' makes a_j = g_j / L_j, 'none' a_j = g_j.
     decoding: 'continuous', or 'levels' for the published set {1.0, 1.2 … 2.0}.
     noise_correlation: of exploration from one step to the next; the noise stays N(0, 1) at every
@@ -38,12 +40,16 @@ class PolicySettings:
     """
 
     max_ratio: float = 16.0
+    factor_ratio: float = 4.0
     base: Base = "latency"
     decoding: Decoding = "continuous"
     noise_correlation: float = 0.85
 
     def __post_init__(self) -> None:
         _require(math.isfinite(self.max_ratio) and self.max_ratio > 1.0, "max_ratio must be > 1")
+        _require(
+            math.isfinite(self.factor_ratio) and self.factor_ratio > 1.0, "factor_ratio must be > 1"
+        )
         _require(self.base in ("latency", "none"), f"unknown base {self.base!r}")
         _require(self.decoding in ("continuous", "levels"), f"unknown decoding {self.decoding!r}")
         _require(0.0 <= self.noise_correlation < 1.0, "noise_correlation must be in [0, 1)")
@@ -62,8 +68,8 @@ class LearnSettings:
     train_steps: int = 16
     burn_in_steps: int = 4
     batch_chunks: int = 16
-    updates_per_step: float = 4.0
-    gamma: float = 0.9
+    updates_per_step: float = 3.0
+    gamma: float = 0.99
     tau: float = 0.005
     actor_lr: float = 3e-4
     critic_lr: float = 1e-3
@@ -71,6 +77,7 @@ class LearnSettings:
     initial_temperature: float = 0.02
     target_entropy: float = -1.0
     reward_scale: float = 0.3
+    neutral_pull: float = 0.3
     replay_steps: int = 4096
     max_backends: int = 64
     min_steps: int = 40
@@ -92,6 +99,23 @@ class LearnSettings:
     def chunk_steps(self) -> int:
         """Actions in a chunk; it holds one observation more."""
         return self.burn_in_steps + self.train_steps
+
+
+@dataclass(frozen=True)
+class ProcessSettings:
+    """How the learner's process runs; times in seconds.
+
+    checkpoint: where to save, and to resume from if it exists; None neither saves nor resumes.
+    publish_s: least time between two parameter sets. pending_bytes bounds each direction.
+    """
+
+    checkpoint: Path | None = None
+    checkpoint_every_s: float = 60.0
+    publish_s: float = 0.25
+    niceness: int = 10
+    restart_first_s: float = 2.0
+    restart_most_s: float = 60.0
+    pending_bytes: int = 1 << 22
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def _path(value: object, info: ValidationInfo) -> Path:
     if isinstance(value, Path):
         return value
     if not isinstance(value, str) or not value or not value.isprintable():
-        raise ValueError("the path of a directory, as text")
+        raise ValueError("a path, as text")
     return Path((info.context or {}).get("folder", "")) / value
 
 
@@ -83,7 +83,7 @@ _Text = (PlainSerializer(str), WithJsonSchema({"type": "string"}))
 ListenAddress = Annotated[Address, PlainValidator(_address), *_Text]
 TcpAddress = Annotated[Address, PlainValidator(_tcp_address), *_Text]
 BackendAddress = Annotated[Address, PlainValidator(_destination), *_Text]
-Directory = Annotated[Path, PlainValidator(_path), *_Text]
+FilePath = Annotated[Path, PlainValidator(_path), *_Text]
 
 
 class Section(BaseModel):
@@ -247,15 +247,15 @@ class Agent(Section):
             "shadow: only watch."
         ),
     )
-    checkpoint: Directory | None = Field(
+    checkpoint: FilePath | None = Field(
         default=None,
         validate_default=True,
         description=(
-            "The directory of a trained policy to start from, relative to this file's folder; "
+            "The file of a trained policy to start from, relative to this file's folder; "
             "null for none, which the mode frozen does not permit."
         ),
     )
-    save: Directory | None = Field(
+    save: FilePath | None = Field(
         default=None,
         description=(
             "The directory where a learning agent saves its checkpoint, relative to this file's "

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import sys
@@ -24,6 +25,9 @@ from lbd.worker import Assignment
 from shm.layout import SCALAR, Layout
 from shm.region import Region
 from shm.worker import retire, scalars_view
+
+# numpy's linear algebra would start threads that a worker never uses.
+_ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 log = logging.getLogger(__name__)
 
@@ -145,6 +149,7 @@ class Supervisor:
             "-m",
             "lbd.worker",
             stdin=asyncio.subprocess.PIPE,
+            env={**os.environ, **_ONE_THREAD},
             pass_fds=sorted(set(fds)),
         )
         assert process.stdin is not None
@@ -155,16 +160,18 @@ class Supervisor:
         return process
 
     async def _beat(self) -> None:
+        services = ", ".join(f"{s.name} on {s.listen}" for s in self._config.services)
+        ready = False
         while True:
             now_ns = monotonic_ns()
+            if not ready and all(map(self._last_beat_ns, range(self._config.workers))):
+                ready = True
+                log.info("ready: %s", services)
             for region in self._regions:
                 region.beat(now_ns)
             for index, process in list(self._workers.items()):
-                beats = [
-                    int(scalars_view(region, index)[SCALAR["heartbeat_ns"]])
-                    for region in self._regions
-                ]
-                silent_s = (now_ns - min(beats)) * 1e-9 if min(beats) else 0.0
+                last_ns = self._last_beat_ns(index)
+                silent_s = (now_ns - last_ns) * 1e-9 if last_ns else 0.0
                 if silent_s > HUNG_S and process.pid not in self._aborted:
                     log.error("worker %d (pid %d) hangs: aborting it", index, process.pid)
                     self._aborted.add(process.pid)
@@ -173,6 +180,12 @@ class Supervisor:
                     # A stopped process gets no other signal.
                     process.kill()
             await asyncio.sleep(BEAT_S)
+
+    def _last_beat_ns(self, index: int) -> int:
+        """0 until the worker serves all services."""
+        return min(
+            int(scalars_view(region, index)[SCALAR["heartbeat_ns"]]) for region in self._regions
+        )
 
     # -- the end
 

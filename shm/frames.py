@@ -49,7 +49,10 @@ class FrameRing:
             index = int(self._sequences.argmax())
             sequence = self._sequences[index]
             if sequence == 0:
-                return None
+                if self.newest() == 0:
+                    return None
+                # The writer came round to this frame just now: there are newer ones.
+                continue
             copy: NDArray[np.uint64] = self._frames[index].copy()
             if self._sequences[index] == sequence and copy[0] == sequence:
                 return copy

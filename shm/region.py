@@ -59,19 +59,11 @@ class Region:
         Raises RegionBusy where a live process owns the name, RegionError where it cannot be made.
         """
         try:
-            old = Segment.open(service)
-        except RegionAbsent:
-            pass
-        else:
-            if old.locked(segment.OWNER_BYTE):
-                pid = _owner_pid(old)
-                old.close()
-                raise RegionBusy(f"shm {segment.file_name(service)} belongs to live process {pid}")
-            old.close()
-        # Also a segment of size 0, which opens as absent: its maker died before it sized it.
-        segment.unlink(service)
+            # Also a segment of size 0: its maker died before it sized it.
+            segment.remove_dead(service)
+        except RegionBusy as error:
+            raise RegionBusy(f"{error} (pid {_owner_pid(service)})") from None
         seg = Segment.create(service, layout.total_bytes)
-        seg.lock(segment.OWNER_BYTE)
         region = cls(seg, layout)
         words = region.words
         words[lo.H_MAGIC] = lo.MAGIC
@@ -99,14 +91,18 @@ class Region:
             raise RegionError(f"shm {name} is too small to be a region")
         head = np.frombuffer(seg.memory, dtype="<u8", count=lo.HEADER_WORDS)
         try:
-            if int(head[lo.H_READY]) != 1:
-                raise RegionAbsent(f"shm {name} is still being created")
-            if int(head[lo.H_MAGIC]) != lo.MAGIC:
+            # Looked at in the order they are written: garbage and another version are told at
+            # once instead of being waited for.
+            if int(head[lo.H_MAGIC]) not in (0, lo.MAGIC):
                 raise RegionError(f"shm {name} is not a region of ours")
+            if 0 in (int(head[lo.H_MAGIC]), int(head[lo.H_VERSION])):
+                raise RegionAbsent(f"shm {name} is still being created")
             if int(head[lo.H_VERSION]) != lo.VERSION:
                 raise RegionError(
                     f"shm {name} has layout version {int(head[lo.H_VERSION])}, not {lo.VERSION}"
                 )
+            if int(head[lo.H_READY]) != 1:
+                raise RegionAbsent(f"shm {name} is still being created")
             geometry = (lo.H_WORKERS, lo.H_SLOTS, lo.H_RESERVOIR, lo.H_DEPTH)
             try:
                 layout = Layout(*(int(head[word]) for word in geometry))
@@ -173,7 +169,7 @@ class Region:
     def remove_backend(self, slot: int) -> None:
         """Give the slot back; its next user is a new identity. Raises RegionError if it is free."""
         word = lo.H_BITMAP + slot // 64
-        if not self.words[word] >> slot % 64 & 1:
+        if not (0 <= slot < self.layout.slots and self.words[word] >> slot % 64 & 1):
             raise RegionError(f"slot {slot} is not in use")
         self.words[word] &= ~(1 << slot % 64)
 
@@ -221,7 +217,14 @@ class Region:
         return raw.rstrip(b"\0").decode(errors="replace")
 
 
-def _owner_pid(seg: Segment) -> int:
-    if len(seg.memory) < lo.HEADER_WORDS * lo.WORD:
+def _owner_pid(service: str) -> int:
+    """As the header tells, 0 where it does not yet."""
+    try:
+        seg = Segment.open(service)
+    except RegionError:
         return 0
-    return int(np.frombuffer(seg.memory, dtype="<u8", count=lo.HEADER_WORDS)[lo.H_OWNER_PID])
+    pid = 0
+    if len(seg.memory) >= lo.HEADER_WORDS * lo.WORD:
+        pid = int(np.frombuffer(seg.memory, dtype="<u8", count=lo.HEADER_WORDS)[lo.H_OWNER_PID])
+    seg.close()
+    return pid

@@ -3,7 +3,9 @@
 Lives here: the system calls. Never here: what the words mean.
 Each role (owner, agent) holds a lock on one byte of the segment for as long as it lives. The kernel
 drops the lock with the process, however it died, also across PID namespaces: that, and not a PID
-that may have been used again, tells a dead owner from a live one.
+that may have been used again, tells a dead owner from a live one. A name is removed only by who
+holds the owner's byte of what it stands for, so that two that start at once cannot remove each
+other's.
 """
 
 from __future__ import annotations
@@ -22,13 +24,19 @@ from shm.errors import RegionAbsent, RegionBusy, RegionError
 
 PREFIX: Final = "lbd."
 DIRECTORY: Final = Path("/dev/shm")
+NAME_BYTES: Final = 200  # of NAME_MAX, 255
 OWNER_BYTE: Final = 0
 AGENT_BYTE: Final = 1
 _FLOCK: Final = "@hhqqi4x"  # struct flock of 64-bit Linux: type, whence, start, len, pid
 
 
 def file_name(service: str) -> str:
-    """The segment's name for posix_ipc."""
+    """The segment's name for posix_ipc. Raises RegionError where it cannot be one."""
+    # posix_ipc does not survive a NUL, and tells nothing of what is wrong with the others.
+    if not service or "/" in service or "\0" in service or len(os.fsencode(service)) > NAME_BYTES:
+        raise RegionError(
+            f"{service!r} cannot name a region: 1 to {NAME_BYTES} bytes, no /, no NUL"
+        )
     return f"/{PREFIX}{service}"
 
 
@@ -47,64 +55,57 @@ class Segment:
 
     @classmethod
     def create(cls, service: str, size_bytes: int) -> Segment:
-        """A new segment of mode 0600, its memory reserved. Raises RegionError."""
+        """A new segment of mode 0600, its memory reserved, the owner's role taken.
+
+        Raises RegionBusy where somebody else makes it at the same time, RegionError.
+        """
         name = file_name(service)
         try:
-            raw = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600)
+            fd = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600).fd
         except posix_ipc.ExistentialError:
             raise RegionBusy(f"shm {name} appeared while it was being created") from None
         except (OSError, posix_ipc.Error) as error:
             raise RegionError(f"cannot create shm {name}: {error}") from None
+        # The role comes before the size: from here on nobody takes the segment for a dead one.
+        if not _take(fd, OWNER_BYTE) or _replaced(fd, service):
+            os.close(fd)
+            raise RegionBusy(f"shm {name} was taken while it was being created")
         try:
             # ftruncate alone reserves nothing: a full /dev/shm would then be a SIGBUS much later.
-            os.posix_fallocate(raw.fd, 0, size_bytes)
+            os.posix_fallocate(fd, 0, size_bytes)
         except OSError as error:
-            posix_ipc.unlink_shared_memory(name)
-            os.close(raw.fd)
+            unlink(service)
+            os.close(fd)
             if error.errno == errno.ENOSPC:
                 raise RegionError(
                     f"/dev/shm is full: shm {name} needs {size_bytes} bytes; "
                     "free some, or run `python -m shm clean`"
                 ) from None
             raise RegionError(f"cannot size shm {name}: {error}") from None
-        return cls(service, raw.fd, size_bytes)
+        return cls(service, fd, size_bytes)
 
     @classmethod
     def open(cls, service: str) -> Segment:
         """Raises RegionAbsent where there is none, RegionError where the right is missing."""
-        name = file_name(service)
-        try:
-            raw = posix_ipc.SharedMemory(name)
-        except posix_ipc.ExistentialError:
-            raise RegionAbsent(f"no shm {name}") from None
-        except (OSError, posix_ipc.Error) as error:
-            raise RegionError(f"cannot open shm {name}: {error}") from None
-        size_bytes = os.fstat(raw.fd).st_size
+        fd = _open(service)
+        size_bytes = os.fstat(fd).st_size
         if size_bytes == 0:
-            os.close(raw.fd)
-            raise RegionAbsent(f"shm {name} is still being created")
-        return cls(service, raw.fd, size_bytes)
+            os.close(fd)
+            raise RegionAbsent(f"shm {file_name(service)} is still being created")
+        return cls(service, fd, size_bytes)
 
     def lock(self, byte: int) -> None:
         """Take a role for as long as this segment is open. Raises RegionBusy if it is taken."""
-        try:
-            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _flock(fcntl.F_WRLCK, byte))
-        except (BlockingIOError, PermissionError):
-            raise RegionBusy(f"shm {file_name(self.service)}: the role is taken") from None
+        if not _take(self._fd, byte):
+            raise RegionBusy(f"shm {file_name(self.service)}: the role is taken")
 
     def locked(self, byte: int) -> bool:
         """Whether another process holds that role."""
-        found = fcntl.fcntl(self._fd, fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK, byte))
-        return bool(struct.unpack(_FLOCK, found)[0] != fcntl.F_UNLCK)
+        return _held(self._fd, byte)
 
     def replaced(self) -> bool:
         """Whether the name now stands for another segment, or for none."""
-        try:
-            return (
-                os.stat(DIRECTORY / f"{PREFIX}{self.service}").st_ino != os.fstat(self._fd).st_ino
-            )
-        except FileNotFoundError:
-            return True
+        return _replaced(self._fd, self.service)
 
     def close(self) -> None:
         """Drop the roles held. The memory stays mapped while views of it exist."""
@@ -123,6 +124,65 @@ def unlink(service: str) -> None:
         return
     except (OSError, posix_ipc.Error) as error:
         raise RegionError(f"cannot remove shm {file_name(service)}: {error}") from None
+
+
+def role_held(service: str, byte: int) -> bool:
+    """Whether a live process holds that role, whatever is in the segment."""
+    fd = _open(service)
+    try:
+        return _held(fd, byte)
+    finally:
+        os.close(fd)
+
+
+def remove_dead(service: str) -> bool:
+    """Remove what a dead owner left, whatever is in it; False where there is nothing.
+
+    Raises RegionBusy where the owner lives.
+    """
+    try:
+        fd = _open(service)
+    except RegionAbsent:
+        return False
+    try:
+        if not _take(fd, OWNER_BYTE):
+            raise RegionBusy(f"shm {file_name(service)} belongs to a live process")
+        if _replaced(fd, service):
+            raise RegionBusy(f"shm {file_name(service)} was taken in the meantime")
+        unlink(service)
+    finally:
+        os.close(fd)
+    return True
+
+
+def _open(service: str) -> int:
+    name = file_name(service)
+    try:
+        return int(posix_ipc.SharedMemory(name).fd)
+    except posix_ipc.ExistentialError:
+        raise RegionAbsent(f"no shm {name}") from None
+    except (OSError, posix_ipc.Error) as error:
+        raise RegionError(f"cannot open shm {name}: {error}") from None
+
+
+def _take(fd: int, byte: int) -> bool:
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _flock(fcntl.F_WRLCK, byte))
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
+def _held(fd: int, byte: int) -> bool:
+    found = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK, byte))
+    return bool(struct.unpack(_FLOCK, found)[0] != fcntl.F_UNLCK)
+
+
+def _replaced(fd: int, service: str) -> bool:
+    try:
+        return os.stat(DIRECTORY / f"{PREFIX}{service}").st_ino != os.fstat(fd).st_ino
+    except FileNotFoundError:
+        return True
 
 
 def _flock(kind: int, byte: int) -> bytes:

@@ -100,9 +100,10 @@ class WeightReader:
         newest = self._ring.newest()
         if newest == self._seen:
             return None
-        # Also when refused: each frame is judged once.
-        self._seen = newest
-        return _judge(self._region, self._ring.read(), now_ns)
+        frame = self._ring.read()
+        # Also when refused: each frame is judged once. The one read may be newer than the one seen.
+        self._seen = newest if frame is None else int(frame[lo.W_SEQUENCE])
+        return _judge(self._region, frame, now_ns)
 
 
 def newest_weights(region: Region) -> Weights | None:
@@ -131,7 +132,9 @@ def _judge(
     known = given & (identity == region.identities())
     if not known.any():
         return Refusal.FOREIGN
-    weight[~known] = weight[known].mean()
+    # A mean that cannot overflow: the sum of finite weights need not be finite.
+    largest = weight[known].max()
+    weight[~known] = largest * (weight[known] / largest).mean()
     foreign = int(given.sum() - known.sum())
     return Weights(int(frame[0]), written_ns, expires_ns, weight, known, foreign)
 

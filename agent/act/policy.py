@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from agent.act.network import ActorNetwork, Parameters
 from agent.act.weights import log_bound, log_factor, weights
-from agent.observe import Observation, Words, carry
+from agent.observe import Observation, carry
 from agent.settings import HIDDEN, PolicySettings
+from shm.snapshot import Words
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -48,7 +49,7 @@ class Policy:
         self._identity = np.zeros(0, np.uint64)
         self._hidden = np.zeros((0, HIDDEN), np.float32)
         self._noise = np.zeros(0, np.float32)
-        self._log_g = np.zeros(0, np.float64)
+        self._log_g: Float64 = np.zeros(0, np.float64)
 
     @property
     def settings(self) -> PolicySettings:
@@ -68,7 +69,8 @@ class Policy:
     def last_action(self, identity: Words) -> Float32:
         """log g of the last step over its bound, by identity (N,); 0 (neutral) if unknown."""
         log_g = carry(identity, self._identity, self._log_g, np.zeros(identity.size))
-        return (log_g / log_bound(self._settings)).astype(np.float32)
+        action: Float32 = (log_g / log_bound(self._settings)).astype(np.float32)
+        return action
 
     def act(self, observation: Observation, stochastic: bool) -> Action:
         """One step for N >= 1 backends; advances the memory.
@@ -120,4 +122,5 @@ class Policy:
         known = np.isin(identity, self._identity)
         rho = np.float32(self._settings.noise_correlation)
         mixed = rho * before + np.sqrt(np.float32(1.0) - rho * rho) * drawn
-        return np.where(known, mixed, drawn).astype(np.float32)
+        noise: Float32 = np.where(known, mixed, drawn).astype(np.float32)
+        return noise

@@ -18,12 +18,17 @@ LEVELS: Float64 = np.array([1.0, 1.2, 1.4, 1.6, 1.8, 2.0])  # [MPG] the publishe
 
 
 def log_bound(settings: PolicySettings) -> float:
-    """Half the width of the log-weights, log(max_ratio) / 2; the unit of the action feature."""
-    return 0.5 * float(np.log(settings.max_ratio))
+    """Half the width of log g, the unit of the action feature.
+
+    log(max_ratio) / 2 where g is all there is; over a base that ranks the backends already, the
+    narrower log(factor_ratio) / 2: what is learned corrects it, and exploring costs less.
+    """
+    wide = settings.base == "none"
+    return 0.5 * float(np.log(settings.max_ratio if wide else settings.factor_ratio))
 
 
 def log_factor(u: Float32, settings: PolicySettings) -> Float64:
-    """log g (N,), mean 0 and largest minus smallest at most log(max_ratio). u (N,) in [-1, 1]."""
+    """log g (N,), mean 0, largest minus smallest at most 2 log_bound. u (N,) in [-1, 1]."""
     if settings.decoding == "levels":
         nearest = np.rint((u.astype(np.float64) + 1.0) * 0.5 * (LEVELS.size - 1)).astype(np.int64)
         raw = np.log(LEVELS[nearest])
@@ -43,7 +48,8 @@ def bounded(log_weight: Float64, width: float) -> Float64:
     if high - low <= width:
         return log_weight
     start = min(max(float(np.median(log_weight)) - 0.5 * width, low), high - width)
-    return np.clip(log_weight, start, start + width)
+    clipped: Float64 = np.clip(log_weight, start, start + width)
+    return clipped
 
 
 def weights(log_g: Float64, latency_s: Float64, settings: PolicySettings) -> Float64:
@@ -59,5 +65,6 @@ def weights(log_g: Float64, latency_s: Float64, settings: PolicySettings) -> Flo
             log_a = log_g - np.where(known, log_l - log_l[known].mean(), 0.0)
     if not log_a.size:
         return np.ones(0)
-    log_a = bounded(log_a, 2.0 * log_bound(settings))
-    return np.exp(log_a - log_a.mean())
+    log_a = bounded(log_a, float(np.log(settings.max_ratio)))
+    a: Float64 = np.exp(log_a - log_a.mean())
+    return a

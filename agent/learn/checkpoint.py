@@ -78,7 +78,7 @@ def save(saved: Saved, path: Path) -> None:
 def load(path: Path) -> Saved:
     """Read and check. Raises CheckpointError: missing, truncated, other version, NaN."""
     try:
-        with safe_open(path, framework="numpy") as file:  # type: ignore[no-untyped-call]
+        with safe_open(path, framework="numpy") as file:
             text = (file.metadata() or {}).get(JSON_KEY)
             arrays = {name: file.get_tensor(name) for name in file.keys()}
     except FileNotFoundError as error:

@@ -17,7 +17,6 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,27 +29,10 @@ from agent.learn.wire import (
     pack_step,
     unpack_parameters,
 )
-from agent.settings import LearnSettings
+from agent.settings import LearnSettings, ProcessSettings
 from agent.steps import Step
 
 Arrays = Mapping[str, NDArray[np.float32]]
-
-
-@dataclass(frozen=True)
-class ProcessSettings:
-    """How the process runs; times in seconds.
-
-    checkpoint: where to save, and to resume from if it exists; None neither saves nor resumes.
-    publish_s: least time between two parameter sets. pending_bytes bounds each direction.
-    """
-
-    checkpoint: Path | None = None
-    checkpoint_every_s: float = 60.0
-    publish_s: float = 0.25
-    niceness: int = 10
-    restart_first_s: float = 2.0
-    restart_most_s: float = 60.0
-    pending_bytes: int = 1 << 22
 
 
 @dataclass

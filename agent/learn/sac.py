@@ -101,7 +101,7 @@ class Learner:
 
         critic_loss = self.critic_loss(chunk, u, log_pi)
         self._descend("critics", critic_loss)
-        actor_loss, q = self.actor_loss(chunk, u, log_pi)
+        actor_loss, q = self.actor_loss(chunk, mean, u, log_pi)
         self._descend("actor", actor_loss)
         temperature_loss = self.temperature_loss(chunk, log_pi)
         self._descend("temperature", temperature_loss)
@@ -162,14 +162,21 @@ class Learner:
         )
         return _mean(_huber(first), chunk.mask) + _mean(_huber(second), chunk.mask)
 
-    def actor_loss(self, chunk: Chunk, u: Tensor, log_pi: Tensor) -> tuple[Tensor, Tensor]:
-        """alpha log pi - min Q, reparametrised: the gradient runs through Q into u. And mean Q."""
+    def actor_loss(
+        self, chunk: Chunk, mean: Tensor, u: Tensor, log_pi: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """alpha log pi - min Q, reparametrised: the gradient runs through Q into u. And mean Q.
+
+        The pull on the mean towards 0 (neutral) settles what Q leaves open, a common shift of all
+        u, and keeps the tanh out of saturation, from which no gradient leads back.
+        """
         q1, q2 = (
             critic.heads(memory.detach(), u, chunk.mask)
             for critic, memory in zip(self._online_critics(), chunk.critics, strict=True)
         )
         q = torch.minimum(q1, q2)
-        loss = _mean(self.log_alpha.detach().exp() * log_pi - q, chunk.mask)
+        pull = self.settings.neutral_pull * mean.square()
+        loss = _mean(self.log_alpha.detach().exp() * log_pi - q + pull, chunk.mask)
         return loss, _mean(q.detach(), chunk.mask)
 
     def temperature_loss(self, chunk: Chunk, log_pi: Tensor) -> Tensor:

@@ -19,12 +19,11 @@ import torch
 from numpy.typing import NDArray
 
 from agent.learn.checkpoint import CheckpointError, load, save
-from agent.learn.process import ProcessSettings
 from agent.learn.replay import Replay
 from agent.learn.sac import Learner, Losses
 from agent.learn.state import capture, restore
 from agent.learn.wire import Channel, ChannelClosed, Kind, pack_parameters, unpack_step
-from agent.settings import LearnSettings
+from agent.settings import LearnSettings, ProcessSettings
 
 # Updates that may wait for a slow core, in steps: beyond, learning falls behind rather than late.
 BACKLOG_STEPS = 8.0

@@ -128,7 +128,7 @@ class Toy:
             flows=flows,
             waiting=flows.copy(),
             waiting_age_ns=(np.array(ages_s) * 1e9).astype(np.int64),
-            totals={"accepted": self.accepted.copy()},
+            totals={"flows_total": self.accepted.copy()},
             duration=self.duration.samples(),
             fct=self.duration.samples(),
             interarrival=self.interarrival.samples(),

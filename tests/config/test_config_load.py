@@ -182,9 +182,9 @@ WRONG_VALUES = [
     (service("timeouts: 3"), 6, "services[0].timeouts", "found 3, expected a mapping"),
     (MINIMAL + "metrics: 9100\n", 6, "metrics", "found 9100, expected host:port"),
     (MINIMAL + "metrics: unix:/m\n", 6, "metrics", r"unix:/m.*, expected host:port or \[v6\]:port"),
-    (agent("save: 3"), 7, "agent.save", "found 3, expected the path of a directory"),
-    (agent('save: ""'), 7, "agent.save", 'found "", expected the path of a directory'),
-    (agent('save: "a\\nb"'), 7, "agent.save", "expected the path of a directory"),
+    (agent("save: 3"), 7, "agent.save", "found 3, expected a path"),
+    (agent('save: ""'), 7, "agent.save", 'found "", expected a path'),
+    (agent('save: "a\\nb"'), 7, "agent.save", "expected a path"),
     (agent("seed: 1.5"), 7, "agent.seed", "found 1.5, expected a whole number"),
     (agent("seed: |\n 5"), 7, "agent.seed", r'found "5\\n", expected a whole number'),
     # Bounds.

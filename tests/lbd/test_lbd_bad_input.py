@@ -159,7 +159,7 @@ def test_a_second_daemon_of_the_same_service_is_turned_away(
     one = daemon(service)
     other = {**service, "listen": f"127.0.0.1:{ld.free_port()}"}
     said = refusal(launch, other)
-    assert f"lbd.{service['name']} belongs to live process {one.pid}" in said
+    assert f"lbd.{service['name']} belongs to a live process (pid {one.pid})" in said
     assert ask(service) == b"ping"
 
 

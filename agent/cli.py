@@ -1,0 +1,36 @@
+"""The command `lbd-agent`.
+
+Lives here: arguments, exit codes, messages. Never here: anything that a second caller would need.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+
+from agent.learn.checkpoint import CheckpointError
+from agent.live import run
+from config.exit_codes import EXIT_CONFIG, EXIT_OK, EXIT_RUNTIME
+from config.load import ConfigError, load
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit codes: 0 stopped in order, 1 runtime error, 2 usage, 78 configuration."""
+    parser = argparse.ArgumentParser(
+        prog="lbd-agent", description="Sets the weights of a running lbd through shared memory."
+    )
+    parser.add_argument("--config", required=True, metavar="FILE", help="the daemon's own file")
+    arguments = parser.parse_args(argv)
+    try:
+        config = load(arguments.config)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return EXIT_CONFIG
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s lbd-agent %(message)s")
+    try:
+        run(config)
+    except CheckpointError as error:
+        print(f"lbd-agent: {error}; the daemon goes on with its fallback", file=sys.stderr)
+        return EXIT_RUNTIME
+    return EXIT_OK

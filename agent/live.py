@@ -1,0 +1,191 @@
+"""The agent over shared memory: attach, step every interval, publish, survive what comes and goes.
+
+Lives here: regions, clocks, pacing, the learner's process. Never here: what a step decides
+(`agent.agent`), torch.
+Upstream: `shm.reader`. Downstream: `shm.weights`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+from time import monotonic_ns
+from typing import Final
+
+from agent.act.network import fresh_parameters
+from agent.act.policy import Policy
+from agent.agent import Agent, Decision
+from agent.learn import checkpoint
+from agent.learn.process import LearnerProcess
+from agent.settings import AgentSettings, LearnSettings, PolicySettings, ProcessSettings
+from config.schema import Agent as AgentConfig
+from config.schema import Config
+from shm.errors import RegionAbsent, RegionBusy, RegionError
+from shm.reader import Reader
+from shm.region import Region
+from shm.weights import AgentBlock
+
+log = logging.getLogger(__name__)
+
+RETRY_NS: Final = 100_000_000
+"""How often a region that is not there is looked for."""
+MODES: Final = {"learn": 1, "frozen": 2, "shadow": 3}
+"""As the region's `mode` word tells them."""
+
+
+@dataclass
+class Attachment:
+    """One region while it lasts."""
+
+    region: Region
+    reader: Reader
+    block: AgentBlock
+
+
+class ServiceAgent:
+    """The agent of one service: waits for its region, steps, starts over when it is replaced."""
+
+    def __init__(self, service: str, config: AgentConfig) -> None:
+        """Raises CheckpointError where the configured policy cannot be used."""
+        self._service = service
+        self._config = config
+        self._expiry_ns = config.expiry_ms * 1_000_000
+        self._attached: Attachment | None = None
+        self._retry_ns = 0
+        self._complaint = ""
+        parameters = fresh_parameters(config.seed)
+        if config.checkpoint is not None:
+            saved = checkpoint.load(config.checkpoint)
+            parameters = checkpoint.actor_of(saved, str(config.checkpoint))
+        self._learner: LearnerProcess | None = None
+        if config.mode == "learn":
+            save = None if config.save is None else Path(config.save) / f"{service}.safetensors"
+            self._learner = LearnerProcess(
+                LearnSettings(seed=config.seed),
+                ProcessSettings(checkpoint=save, checkpoint_every_s=config.save_every_s),
+                parameters,
+            )
+        policy = PolicySettings(max_ratio=config.max_ratio, base=config.base)
+        self._agent = Agent(
+            AgentSettings(config.mode, config.reward, config.seed, policy),
+            Policy(policy, parameters, config.seed),
+            self._learner,
+        )
+
+    def step(self, now_ns: int) -> Decision | None:
+        """One step if the region is there. Never raises for what the other side does."""
+        started_ns = monotonic_ns()
+        attached = self._attachment(now_ns)
+        if attached is None:
+            return None
+        decision = self._agent.step(attached.reader.snapshot(now_ns))
+        if decision.publish:
+            attached.block.publish(
+                decision.slots,
+                decision.identity,
+                decision.weights,
+                now_ns,
+                now_ns + self._expiry_ns,
+            )
+        self._report(attached.block, now_ns, monotonic_ns() - started_ns)
+        return decision
+
+    def _report(self, block: AgentBlock, now_ns: int, step_ns: int) -> None:
+        block.beat(now_ns)
+        block.set("steps_total", self._agent.counters.steps)
+        block.set("step_ns", step_ns)
+        if self._learner is not None:
+            block.set("learner_updates_total", int(self._learner.report.get("updates", 0)))
+            block.set("transitions_dropped_total", self._learner.counters.dropped)
+
+    def _attachment(self, now_ns: int) -> Attachment | None:
+        attached = self._attached
+        if attached is not None:
+            if not attached.region.segment.replaced():
+                return attached
+            log.info("service %s: its region is gone", self._service)
+            self.detach()
+        if now_ns < self._retry_ns:
+            return None
+        self._retry_ns = now_ns + RETRY_NS
+        try:
+            region = Region.attach(self._service)
+        except RegionAbsent as error:
+            self._complain(str(error))
+            return None
+        except RegionError as error:
+            self._complain(str(error))
+            return None
+        try:
+            block = AgentBlock(region)
+        except RegionBusy:
+            region.close()
+            self._complain(f"service {self._service}: another agent is at work")
+            return None
+        block.set("mode", MODES[self._config.mode])
+        self._attached = Attachment(region, Reader(region), block)
+        self._complaint = ""
+        log.info("service %s: attached, %s", self._service, self._config.mode)
+        return self._attached
+
+    def _complain(self, text: str) -> None:
+        """Say it once, not ten times a second."""
+        if text != self._complaint:
+            log.warning("waiting: %s", text)
+            self._complaint = text
+
+    def detach(self) -> None:
+        if self._attached is not None:
+            self._attached.region.close()
+            self._attached = None
+
+    def close(self) -> None:
+        """Let go of the region, let the learner save."""
+        self.detach()
+        if self._learner is not None:
+            self._learner.close()
+
+
+def run(config: Config, observer: Callable[[str, Decision], None] | None = None) -> None:
+    """Step all services every interval until SIGTERM or SIGINT.
+
+    `observer` is told of every decision. Raises CheckpointError before the first step.
+    """
+    stop = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with contextlib.ExitStack() as stack:
+        services: dict[str, ServiceAgent] = {}
+        for service in config.services:
+            if service.weights != "agent" and config.agent.mode != "shadow":
+                continue
+            services[service.name] = agent = ServiceAgent(service.name, config.agent)
+            stack.callback(agent.close)
+        if not services:
+            log.warning("no service takes its weights from the agent: nothing to do")
+        pace(services, config.agent.interval_ms * 1_000_000, stop, observer)
+
+
+def pace(
+    services: dict[str, ServiceAgent],
+    interval_ns: int,
+    stop: Event,
+    observer: Callable[[str, Decision], None] | None,
+) -> None:
+    """Steps at fixed times, not after fixed pauses; a step that is missed is not made up for."""
+    due_ns = monotonic_ns()
+    while not stop.is_set():
+        for name, agent in services.items():
+            decision = agent.step(monotonic_ns())
+            if decision is not None and observer is not None:
+                observer(name, decision)
+        due_ns += interval_ns
+        now_ns = monotonic_ns()
+        if due_ns < now_ns:
+            due_ns = now_ns
+        stop.wait((due_ns - now_ns) * 1e-9)

@@ -1,0 +1,1 @@
+"""Benchmarks: what docs/benchmarks.md quotes. Figures, never assertions."""

@@ -1,0 +1,157 @@
+"""The agent over real shared memory: what comes and goes on the other side, step by step."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from time import monotonic_ns
+
+import pytest
+
+from agent.act.network import fresh_parameters
+from agent.learn import checkpoint
+from agent.live import RETRY_NS, ServiceAgent
+from config.schema import Agent as AgentConfig
+from shm import layout as lo
+from shm import segment
+from shm.layout import Layout
+from shm.region import Region
+from shm.weights import WeightReader, Weights
+from shm.worker import WorkerBlock
+
+
+@pytest.fixture
+def name() -> Iterator[str]:
+    unique = f"live-{os.getpid()}-{secrets.token_hex(3)}"
+    yield unique
+    segment.unlink(unique)
+
+
+@pytest.fixture
+def frozen(tmp_path: Path) -> AgentConfig:
+    path = tmp_path / "policy.safetensors"
+    arrays = {f"actor.{key}": array for key, array in fresh_parameters(0).items()}
+    checkpoint.save(checkpoint.Saved(arrays, {}), path)
+    return AgentConfig(mode="frozen", checkpoint=path)
+
+
+def make(name: str) -> Region:
+    """A region with three backends and a worker that has seen a flow of each."""
+    region = Region.create(name, Layout(1, 8, 16))
+    block = WorkerBlock(region, 0)
+    for index in range(3):
+        entry = region.add_backend(f"b{index}", f"127.0.0.1:{9001 + index}", 1.0)
+        block.adopt(entry.slot, entry.identity)
+        block.rows["flows_total"][entry.slot] = 1
+        block.sample_duration(entry.slot, monotonic_ns(), (index + 1) * 1_000_000)
+    block.publish(monotonic_ns())
+    return region
+
+
+def applied(region: Region, now_ns: int) -> bool:
+    return isinstance(WeightReader(region).poll(now_ns), Weights)
+
+
+def test_it_waits_for_a_region_and_steps_as_soon_as_it_is_there(name, frozen):
+    agent = ServiceAgent(name, frozen)
+    now_ns = monotonic_ns()
+    assert agent.step(now_ns) is None
+    region = make(name)
+    assert agent.step(now_ns + RETRY_NS) is not None
+    assert applied(region, now_ns + RETRY_NS)
+    agent.close()
+    region.remove()
+
+
+def test_a_replaced_region_gets_weights_in_the_first_step(name, frozen):
+    agent = ServiceAgent(name, frozen)
+    old = make(name)
+    assert agent.step(monotonic_ns()) is not None
+    old.close()  # as the kernel does for an owner that was killed: the name stays, the lock goes
+    new = make(name)
+    now_ns = monotonic_ns() + RETRY_NS
+    assert agent.step(now_ns) is not None
+    assert applied(new, now_ns)
+    agent.close()
+    new.remove()
+
+
+def test_a_restarted_agent_is_heard_with_its_first_frame(name, frozen):
+    region = make(name)
+    reader = WeightReader(region)
+    first = ServiceAgent(name, frozen)
+    for _ in range(9):
+        first.step(monotonic_ns())
+    assert isinstance(reader.poll(monotonic_ns()), Weights)
+    first.close()
+    second = ServiceAgent(name, frozen)
+    second.step(monotonic_ns())
+    found = reader.poll(monotonic_ns())
+    assert isinstance(found, Weights)
+    assert found.sequence == 10
+    second.close()
+    region.remove()
+
+
+def test_a_second_agent_waits_until_the_first_is_gone(name, frozen):
+    region = make(name)
+    first, second = ServiceAgent(name, frozen), ServiceAgent(name, frozen)
+    now_ns = monotonic_ns()
+    assert first.step(now_ns) is not None
+    assert second.step(now_ns) is None
+    first.close()
+    assert second.step(now_ns + RETRY_NS) is not None
+    second.close()
+    region.remove()
+
+
+def test_a_shadow_steps_and_writes_no_weights(name):
+    region = make(name)
+    agent = ServiceAgent(name, AgentConfig(mode="shadow"))
+    decision = agent.step(monotonic_ns())
+    assert decision is not None
+    assert decision.weights.shape == (3,)
+    assert WeightReader(region).poll(monotonic_ns()) is None
+    assert region.words[region.layout.agent + lo.AGENT_SCALAR["steps_total"]] == 1
+    agent.close()
+    region.remove()
+
+
+def test_the_acting_process_never_imports_torch():
+    code = "import agent.cli, agent.live, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\x00" * 64, b"not a checkpoint at all, no"])
+def test_a_wrong_checkpoint_is_refused_with_the_reason(tmp_path, name, content):
+    path = tmp_path / "policy.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    config = tmp_path / "lbd.yaml"
+    config.write_text(
+        f"""services:
+  - name: {name}
+    listen: "127.0.0.1:9"
+    weights: agent
+    backends: [{{name: a, address: "127.0.0.1:10"}}]
+agent: {{mode: frozen, checkpoint: policy.safetensors}}
+"""
+    )
+    argv = [sys.executable, "-m", "agent", "--config", str(config)]
+    ended = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert str(path) in ended.stderr
+    assert "fallback" in ended.stderr
+
+
+def test_a_wrong_configuration_has_its_own_exit_code(tmp_path):
+    config = tmp_path / "lbd.yaml"
+    config.write_text("services: []\nagnet: {}\n")
+    argv = [sys.executable, "-m", "agent", "--config", str(config)]
+    ended = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 78
+    assert f"{config}:2: agnet" in ended.stderr

@@ -1,0 +1,178 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from make import NOW_NS, no_samples, permuted, snapshot
+
+from agent.observe import (
+    CLIP,
+    FEATURE_COUNT,
+    FEATURES,
+    SERVICE_COUNT,
+    carry,
+    charge_open,
+    observe,
+    reduce_samples,
+)
+from shm.snapshot import Samples
+
+COLUMN = {name: index for index, name in enumerate(FEATURES)}
+
+
+def by_loop(ages_s, values_s):
+    """The five scalars from their definitions, one sample at a time."""
+    n = len(values_s)
+    weights = [0.9**age for age in ages_s]
+    weighted = sum(w * v for w, v in zip(weights, values_s, strict=True))
+    rank = int(np.ceil(0.9 * n)) - 1
+    return [
+        np.mean(values_s),
+        sorted(values_s)[rank],
+        np.std(values_s),
+        weighted / n,
+        weighted / sum(weights),
+    ]
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 60), st.floats(1e-4, 10)), min_size=1, max_size=20),
+    st.integers(0, 12),
+)
+def test_scalars_follow_their_definitions_and_empty_slots_count_for_nothing(pairs, empty):
+    t_ns = [NOW_NS - int(age * 1e9) for age, _ in pairs] + [0] * empty
+    value_ns = [int(value * 1e9) for _, value in pairs] + [7 * 10**9] * empty
+    got = reduce_samples(
+        NOW_NS, [Samples(np.array([t_ns], np.uint64), np.array([value_ns], np.uint64))]
+    )
+    wanted = by_loop(*zip(*pairs, strict=True))
+    assert got.count[0] == len(pairs)
+    assert got.scalars[:, 0] == pytest.approx(wanted, rel=2e-3, abs=2e-4)
+    assert got.newest_age_s[0] == pytest.approx(min(age for age, _ in pairs), abs=1e-5)
+
+
+def test_a_row_without_samples_reduces_to_zeros():
+    got = reduce_samples(
+        NOW_NS, [Samples(np.zeros((3, 4), np.uint64), np.full((3, 4), 9, np.uint64))]
+    )
+    assert not got.scalars.any()
+    assert not got.count.any()
+
+
+def test_a_millisecond_is_resolved_after_a_month_of_uptime():
+    t = np.array([[NOW_NS - 1_000_000]], np.uint64)
+    assert reduce_samples(NOW_NS, [Samples(t, t)]).newest_age_s[0] == pytest.approx(1e-3, rel=1e-5)
+
+
+def test_a_sample_taken_after_the_clock_was_read_has_age_zero():
+    t = np.array([[NOW_NS + 5_000]], np.uint64)
+    assert reduce_samples(NOW_NS, [Samples(t, t)]).newest_age_s[0] == 0.0
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 7, 64])
+def test_features_are_finite_and_bounded_for_any_number_of_backends(count):
+    seen = observe(snapshot(count), None)
+    assert seen.features.shape == (count, FEATURE_COUNT)
+    assert seen.service.shape == (SERVICE_COUNT,)
+    assert np.all(np.isfinite(seen.features))
+    assert np.all(np.isfinite(seen.service))
+    assert np.all(np.abs(seen.features) <= 2 * CLIP)
+
+
+@given(st.floats(-2, 2))
+def test_it_does_not_matter_whether_a_request_takes_1_ms_or_10_s(log10_scale):
+    base = snapshot(5, waiting=np.zeros(5, np.int64), waiting_age_ns=np.zeros(5, np.int64))
+    scale = 10.0**log10_scale
+
+    def scaled(kind):
+        return Samples(kind.t_ns, np.rint(kind.value_ns * scale).astype(np.uint64))
+
+    other = replace(base, duration=scaled(base.duration), fct=scaled(base.fct))
+    a, b = observe(base, None), observe(other, None)
+    kept = [i for i, name in enumerate(FEATURES) if name != "newest_age"]
+    assert a.features[:, kept] == pytest.approx(b.features[:, kept], abs=1e-3)
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 99))
+def test_the_order_of_backends_does_not_matter(seed):
+    rng = np.random.default_rng(seed)
+    first, order = snapshot(6, seed), rng.permutation(6)
+    second = replace(snapshot(6, seed + 1), now_ns=NOW_NS + 250_000_000)
+    plain = observe(second, observe(first, None))
+    other = observe(permuted(second, order), observe(permuted(first, rng.permutation(6)), None))
+    assert other.features == pytest.approx(plain.features[order], abs=1e-5)
+    assert other.duration_s == pytest.approx(plain.duration_s[order])
+
+
+def test_a_backend_without_samples_looks_average_and_says_so():
+    base = snapshot(3)
+    t_ns = base.duration.t_ns.copy()
+    t_ns[1] = 0
+    seen = observe(replace(base, duration=Samples(t_ns, base.duration.value_ns)), None)
+    for name in ("duration_mean", "duration_p90", "duration_std", "duration_weighted"):
+        assert seen.features[1, COLUMN[name]] == 0.0
+    assert seen.features[1, COLUMN["valid_share"]] == 0.0
+    assert seen.features[0, COLUMN["valid_share"]] == 1.0
+    assert np.isfinite(seen.duration_s).all()
+
+
+def test_open_flows_older_than_the_mean_are_charged_their_age():
+    recent, weight = np.array([0.1, 0.1, 0.1]), np.array([10.0, 10.0, 10.0])
+    waiting, age_s = np.array([0, 10, 10]), np.array([0.0, 0.05, 3.1])
+    assert charge_open(recent, weight, waiting, age_s) == pytest.approx([0.1, 0.1, 1.6])
+
+
+def test_a_backend_that_hangs_looks_slow_before_any_flow_ends():
+    base = snapshot(4, waiting=np.array([0, 0, 20, 0]))
+    hung = replace(base, waiting_age_ns=np.array([0, 0, 20 * 5 * 10**9, 0]))
+    assert np.argmax(observe(hung, None).duration_s) == 2
+
+
+def test_failures_and_arrivals_count_since_the_step_before():
+    totals = {name: np.full(2, 100) for name in ("flows_total", "connect_failed_total")}
+    first = observe(snapshot(2, totals=totals), None)
+    grown = {"flows_total": np.array([110, 104]), "connect_failed_total": np.array([105, 100])}
+    seen = observe(snapshot(2, totals=grown), first)
+    assert seen.arrivals == 14
+    assert seen.features[:, COLUMN["failure_share"]] == pytest.approx([0.5, 0.0])
+
+
+def test_a_new_backend_has_grown_from_zero_and_a_known_one_keeps_its_count():
+    first = observe(snapshot(2, totals={"flows_total": np.array([100, 100])}), None)
+    later = snapshot(
+        2, identity=np.array([2, 9], np.uint64), totals={"flows_total": np.array([103, 4])}
+    )
+    assert observe(later, first).arrivals == 7
+
+
+def test_carry_follows_identities():
+    known = np.array([5, 3, 8], np.uint64)
+    got = carry(np.array([8, 4, 5], np.uint64), known, np.array([1, 2, 3]), np.full(3, -1))
+    assert got.tolist() == [3, -1, 1]
+
+
+def test_a_service_without_any_traffic_is_idle_and_neutral():
+    nothing = np.zeros(3, np.int64)
+    base = snapshot(
+        3,
+        flows=nothing,
+        waiting=nothing,
+        waiting_age_ns=nothing,
+        totals={},
+        duration=no_samples(3),
+        fct=no_samples(3),
+        interarrival=no_samples(1),
+    )
+    seen = observe(base, None)
+    assert seen.idle
+    assert not seen.features.any()
+    assert seen.service_duration_s == 0.0
+
+
+def test_kinds_may_differ_in_their_number_of_slots():
+    base = snapshot(3)
+    wide = replace(base, interarrival=no_samples(1, 64), fct=no_samples(3, 5))
+    narrow = replace(base, interarrival=no_samples(1, 1), fct=no_samples(3, 0))
+    assert np.array_equal(observe(wide, None).features, observe(narrow, None).features)

@@ -1,0 +1,137 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from make import NOW_NS, permuted, snapshot
+
+from agent.act.network import SHAPES, ParameterError, checked, fresh_parameters
+from agent.act.policy import Policy
+from agent.act.weights import LEVELS, bounded, log_factor, weights
+from agent.observe import observe
+from agent.settings import PolicySettings, SettingsError
+
+
+def lively(seed=0):
+    """Parameters whose last layer is not small, so that actions differ."""
+    parameters = fresh_parameters(seed)
+    parameters["decide2.weight"] = parameters["decide2.weight"] * np.float32(300.0)
+    return parameters
+
+
+def later(count, steps, seed=0, **changes):
+    return replace(snapshot(count, seed + steps, **changes), now_ns=NOW_NS + steps * 250_000_000)
+
+
+def test_a_fresh_network_is_near_neutral():
+    for seed in range(5):
+        policy = Policy(PolicySettings(base="none"), fresh_parameters(seed))
+        action = policy.act(observe(snapshot(7, seed), None), stochastic=False)
+        assert np.all(np.abs(action.log_g) < 0.05)
+
+
+@pytest.mark.parametrize("stochastic", [False, True])
+def test_the_order_of_backends_does_not_matter_over_many_steps(stochastic):
+    one = Policy(PolicySettings(), lively(), seed=3)
+    other = Policy(PolicySettings(), lively(), seed=3)
+    rng = np.random.default_rng(0)
+    for number in range(10):
+        shot, order = later(6, number), rng.permutation(6)
+        plain = one.act(observe(shot, None), stochastic)
+        mixed = other.act(observe(permuted(shot, order), None), stochastic)
+        assert mixed.weights == pytest.approx(plain.weights[order], rel=1e-3)
+
+
+def test_memory_belongs_to_an_identity():
+    policy = Policy(PolicySettings(), lively())
+    policy.act(observe(snapshot(3), None), stochastic=False)
+    ids = np.array([3, 77, 1], np.uint64)
+    action = policy.act(observe(later(3, 1, identity=ids), None), stochastic=False)
+    assert action.hidden[0].any()
+    assert not action.hidden[1].any()
+    assert policy.last_action(np.array([2], np.uint64)).tolist() == [0.0]
+    again = policy.act(observe(later(3, 2), None), stochastic=False)
+    assert not again.hidden[1].any(), "a backend that went and came back starts anew"
+
+
+def test_a_new_backend_starts_at_a_neutral_last_action():
+    policy = Policy(PolicySettings(base="none"), lively())
+    policy.act(observe(snapshot(3), None), stochastic=True)
+    last = policy.last_action(np.array([1, 99], np.uint64))
+    assert last[0] != 0.0
+    assert last[1] == 0.0
+
+
+def test_exploration_is_reproducible_correlated_and_of_unit_variance():
+    runs = []
+    for _ in range(2):
+        policy = Policy(PolicySettings(noise_correlation=0.9), fresh_parameters(0), seed=5)
+        seen = observe(snapshot(16), None)
+        runs.append(np.array([policy.act(seen, stochastic=True).u for _ in range(400)]))
+    assert np.array_equal(*runs)
+    noise = np.arctanh(runs[0].astype(np.float64))
+    noise = noise[100:] - noise[100:].mean()
+    lag1 = np.mean(noise[1:] * noise[:-1]) / np.mean(noise * noise)
+    assert lag1 == pytest.approx(0.9, abs=0.05)
+
+
+actions = st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=20)
+
+
+@given(actions, st.floats(1.1, 100), st.sampled_from(["continuous", "levels"]))
+def test_log_factors_have_mean_zero_and_a_bounded_ratio(u, ratio, decoding):
+    settings = PolicySettings(max_ratio=ratio, base="none", decoding=decoding)
+    log_g = log_factor(np.array(u, np.float32), settings)
+    assert log_g.mean() == pytest.approx(0.0, abs=1e-9)
+    assert np.ptp(log_g) <= np.log(max(ratio, 2.0 if decoding == "levels" else 0.0)) + 1e-9
+
+
+@given(actions, st.floats(1.1, 100), st.integers(0, 99))
+def test_weights_are_finite_positive_and_bounded_whatever_the_latencies(u, ratio, seed):
+    rng = np.random.default_rng(seed)
+    latency = np.exp(rng.uniform(-12, 5, len(u))) * rng.integers(0, 2, len(u))
+    settings = PolicySettings(max_ratio=ratio)
+    a = weights(log_factor(np.array(u, np.float32), settings), latency, settings)
+    assert np.all(np.isfinite(a))
+    assert np.all(a > 0.0)
+    assert a.max() / a.min() <= ratio * (1 + 1e-9)
+
+
+def test_base_latency_is_the_inverse_of_latency_and_base_none_is_not():
+    log_g, latency = np.zeros(3), np.array([0.01, 0.02, 0.04])
+    a = weights(log_g, latency, PolicySettings(base="latency"))
+    assert a / a[0] == pytest.approx([1.0, 0.5, 0.25])
+    assert weights(log_g, latency, PolicySettings(base="none")).tolist() == [1.0, 1.0, 1.0]
+
+
+def test_one_outlier_does_not_flatten_the_others():
+    got = bounded(np.array([-5.0, 0.0, 0.5, 1.0]), np.log(16.0))
+    assert got[1:].tolist() == [0.0, 0.5, 1.0]
+
+
+def test_levels_are_the_published_set():
+    u = np.linspace(-1, 1, 6, dtype=np.float32)
+    log_g = log_factor(u, PolicySettings(decoding="levels"))
+    assert np.exp(log_g - log_g[0]) == pytest.approx(LEVELS)
+
+
+@pytest.mark.parametrize("name", sorted(SHAPES))
+def test_unfit_parameters_are_refused_by_name(name):
+    parameters = fresh_parameters(0)
+    bad = parameters[name].copy()
+    bad.flat[0] = np.nan
+    for wrong in ({**parameters, name: bad}, {**parameters, name: bad[:-1]}):
+        with pytest.raises(ParameterError, match=name.replace(".", r"\.")):
+            checked(wrong)
+    del parameters[name]
+    with pytest.raises(ParameterError, match="missing"):
+        checked(parameters)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"max_ratio": 1.0}, {"max_ratio": np.nan}, {"base": "x"}, {"noise_correlation": 1.0}]
+)
+def test_settings_out_of_bounds_are_refused(bad):
+    with pytest.raises(SettingsError):
+        PolicySettings(**bad)

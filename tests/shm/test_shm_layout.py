@@ -1,0 +1,76 @@
+"""The layout table: every word belongs to one block. Pure arithmetic, no memory."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shm import layout as lo
+from shm.layout import Layout
+
+GEOMETRIES = st.builds(
+    Layout,
+    workers=st.integers(1, lo.MAX_WORKERS),
+    slots=st.integers(1, lo.MAX_SLOTS),
+    reservoir=st.integers(1, 65536),
+    depth=st.integers(2, 16),
+)
+
+
+def blocks(of: Layout) -> list[tuple[int, int]]:
+    """(first word, words) of every block."""
+    found = [
+        (0, lo.HEADER_WORDS),
+        (of.slot_table, of.slots * lo.SLOT_WORDS),
+        (of.retired, lo.SCALAR_WORDS + of.cache_words),
+        (of.agent, lo.AGENT_SCALAR_WORDS),
+        *((of.weight_frame(i), of.weight_frame_words) for i in range(of.depth)),
+    ]
+    samples = (len(lo.KINDS) * of.slots + 1) * of.reservoir * lo.SAMPLE_WORDS
+    for worker in range(of.workers):
+        found += [
+            (of.worker(worker), lo.SCALAR_WORDS),
+            (of.cache(worker), of.cache_words),
+            *((of.frame(worker, i), of.frame_words) for i in range(of.depth)),
+            (of.reservoirs(worker), samples),
+        ]
+    return found
+
+
+@given(GEOMETRIES)
+def test_blocks_do_not_overlap_and_leave_no_gap(of: Layout) -> None:
+    end = 0
+    for first, words in sorted(blocks(of)):
+        assert first == end
+        end = first + words
+    assert 0 <= of.total_bytes - end * lo.WORD < lo.PAGE
+    assert of.total_bytes % lo.PAGE == 0
+
+
+def test_what_is_named_fits_its_block() -> None:
+    assert len(lo.SCALARS) <= lo.SCALAR_WORDS
+    assert len(lo.AGENT_SCALARS) <= lo.AGENT_SCALAR_WORDS
+    assert lo.H_EPOCH < lo.H_NAME
+    assert lo.H_NAME + lo.NAME_BYTES // lo.WORD <= lo.H_BITMAP
+    assert lo.H_BITMAP + lo.MAX_SLOTS // 64 <= lo.HEADER_WORDS
+    assert lo.S_NAME + lo.SLOT_NAME_BYTES // lo.WORD <= lo.S_ADDRESS
+    assert lo.S_ADDRESS + lo.SLOT_ADDRESS_BYTES // lo.WORD <= lo.SLOT_WORDS
+    assert set(lo.BACKEND_FAILURES) <= set(lo.TOTALS)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("workers", (0, lo.MAX_WORKERS + 1)),
+        ("slots", (0, lo.MAX_SLOTS + 1)),
+        ("reservoir", (0, 65537)),
+        ("depth", (1, 17)),
+    ],
+)
+def test_a_geometry_outside_the_limits_is_refused_by_name(
+    name: str, values: tuple[int, int]
+) -> None:
+    for value in values:
+        with pytest.raises(ValueError, match=f"{name} is {value}"):
+            Layout(**{"workers": 1, "slots": 1, "reservoir": 1, "depth": 2, name: value})
