@@ -36,12 +36,13 @@ class Listener:
         self._poller = poller
         self._max_flows = max_flows
         self._accepting = False
+        self._closed = False
         service.on_end = self._flow_ended
         self.resume()
 
     def resume(self) -> None:
         """Accept again, if there is room."""
-        if not self._accepting and len(self._service.relays) < self._max_flows:
+        if not (self._accepting or self._closed) and len(self._service.relays) < self._max_flows:
             self._accepting = True
             # Level-triggered: what is left after a round is told again.
             self._poller.watch(self._sock.fileno(), self._on_ready, READ)
@@ -52,18 +53,23 @@ class Listener:
         self._service.block.count(counter)
 
     def close(self) -> None:
-        """Accept no more. The supervisor keeps the socket itself."""
+        """Accept no more, but for what is connected already."""
+        if self._accepting:
+            self._on_ready(READ)
         if self._accepting:
             self._accepting = False
             self._poller.unwatch(self._sock.fileno())
-        self._service.on_end = self._service.relays.discard
+        self._closed = True
         self._sock.close()
 
     def _on_ready(self, events: int) -> None:
-        accept, service = self._sock.accept, self._service
+        accept, service, closing = self._sock.accept, self._service, self._poller.closing
         for _ in range(_ACCEPTS):
             if len(service.relays) >= self._max_flows:
                 self._pause("accept_paused_total")
+                return
+            if len(service.relays) + closing() // 2 >= self._max_flows:
+                # Flows that ended in this batch hold their two descriptors until it is through.
                 return
             try:
                 client, peer = accept()

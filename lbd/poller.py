@@ -69,6 +69,10 @@ class Poller:
         if len(self._closing) == 1:
             self._loop.call_soon(self._close_sockets)
 
+    def closing(self) -> int:
+        """Sockets still to be closed after this batch: their descriptors are in use until then."""
+        return len(self._closing)
+
     def call_again(self, callback: Callable[[], None]) -> None:
         """Once more after this batch: for who stopped of his own accord, not for lack of data."""
         self._again.append(callback)

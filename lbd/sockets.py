@@ -18,14 +18,24 @@ BACKLOG: Final = 4096
 
 
 class ListenError(Exception):
-    """An address cannot be listened on; the message names it and the reason."""
+    """An address cannot be listened on; the message names it and the reason.
+
+    busy: another process listens there, which may be about to stop.
+    """
+
+    def __init__(self, address: Address, error: OSError) -> None:
+        super().__init__(f"cannot listen on {address}: {_reason(error, address)}")
+        self.busy = error.errno == errno.EADDRINUSE
 
 
 def resolve(address: Address) -> tuple[int, Any]:
     """(family, sockaddr) to connect to or bind. Raises OSError where a name has no address."""
     if address.kind == "unix":
         return socket.AF_UNIX, address.path
-    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    except socket.gaierror as error:
+        raise OSError(f"cannot resolve {address.host}: {error.strerror}") from None
     family, _, _, _, sockaddr = found[0]
     return family, sockaddr
 
@@ -43,7 +53,7 @@ def listen(address: Address, count: int) -> list[socket.socket]:
             return [_listen_unix(address.path)] * count
         return _listen_tcp(family, sockaddr, count)
     except OSError as error:
-        raise ListenError(f"cannot listen on {address}: {_reason(error, address)}") from None
+        raise ListenError(address, error) from None
 
 
 def _listen_tcp(family: int, sockaddr: Any, count: int) -> list[socket.socket]:
@@ -96,11 +106,13 @@ def _remove_dead_socket(path: str) -> None:
             return
     except FileNotFoundError:
         return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         try:
             probe.connect(path)
         except ConnectionRefusedError:
             os.unlink(path)
+        except BlockingIOError:
+            return  # alive, and its accept queue is full
 
 
 def _reason(error: OSError, address: Address) -> str:

@@ -20,7 +20,7 @@ from typing import Final
 from config.address import Address
 from config.schema import Config
 from lbd.metrics import Metrics
-from lbd.sockets import ListenError, listen
+from lbd.sockets import ListenError, listen, resolve
 from lbd.worker import Assignment
 from shm.layout import SCALAR, Layout
 from shm.region import Region
@@ -56,6 +56,7 @@ class Supervisor:
         self._workers: dict[int, asyncio.subprocess.Process] = {}
         self._stopping = asyncio.Event()
         self._metrics: Metrics | None = None
+        self._aborted: set[int] = set()
         self.restarts_total = 0
 
     async def run(self) -> None:
@@ -75,6 +76,10 @@ class Supervisor:
     async def _prepare(self) -> None:
         config = self._config
         for service in config.services:
+            for backend in service.backends:
+                # The workers resolve it themselves; here it fails before anything is bound.
+                resolve(backend.address)
+        for service in config.services:
             self._sockets.append(await _listen(service.listen, config.workers))
         for service in config.services:
             samples = -(-service.reservoir.size // config.workers)
@@ -83,19 +88,26 @@ class Supervisor:
             for backend in service.backends:
                 region.add_backend(backend.name, str(backend.address), backend.weight)
         if config.metrics is not None:
-            self._metrics = Metrics(config.metrics, self._regions, lambda: self.restarts_total)
+            try:
+                self._metrics = Metrics(config.metrics, self._regions, lambda: self.restarts_total)
+            except OSError as error:
+                raise ListenError(config.metrics, error) from None
 
     def _clean(self) -> None:
         if self._metrics is not None:
             self._metrics.close()
         for region in self._regions:
             region.remove()
-        for sockets in self._sockets:
+        self._close_listeners()
+
+    def _close_listeners(self) -> None:
+        """Refuse new connections: what would still queue here nobody would ever accept."""
+        for service, sockets in zip(self._config.services, self._sockets, strict=False):
             for sock in sockets:
                 sock.close()
-        for service in self._config.services[: len(self._sockets)]:
             if service.listen.kind == "unix":
                 Path(service.listen.path).unlink(missing_ok=True)
+        self._sockets.clear()
 
     # -- workers
 
@@ -104,10 +116,16 @@ class Supervisor:
         delay_s = RESTART_MIN_S
         while not self._stopping.is_set():
             started_ns = monotonic_ns()
-            process = await self._start(index)
+            try:
+                process = await self._start(index)
+            except OSError as error:
+                log.error("worker %d cannot be started: %s", index, error)
+                delay_s = await self._pause(min(delay_s * 2, RESTART_MAX_S))
+                continue
             self._workers[index] = process
             status = await process.wait()
             del self._workers[index]
+            self._aborted.discard(process.pid)
             for region in self._regions:
                 retire(region, index)
             if self._stopping.is_set():
@@ -116,8 +134,13 @@ class Supervisor:
             steady = monotonic_ns() - started_ns > STEADY_S * 1e9
             delay_s = RESTART_MIN_S if steady else min(delay_s * 2, RESTART_MAX_S)
             log.error("worker %d (pid %d) %s; restarting", index, process.pid, _ending(status))
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), delay_s)
+            await self._pause(delay_s)
+
+    async def _pause(self, delay_s: float) -> float:
+        """Wait so long, or until told to stop; returns the delay, to be the base of the next."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), delay_s)
+        return delay_s
 
     async def _start(self, index: int) -> asyncio.subprocess.Process:
         fds = [sockets[index].fileno() for sockets in self._sockets]
@@ -148,9 +171,14 @@ class Supervisor:
                 region.beat(now_ns)
             for index, process in list(self._workers.items()):
                 last_ns = self._last_beat_ns(index)
-                if last_ns and now_ns - last_ns > HUNG_S * 1e9:
+                silent_s = (now_ns - last_ns) * 1e-9 if last_ns else 0.0
+                if silent_s > HUNG_S and process.pid not in self._aborted:
                     log.error("worker %d (pid %d) hangs: aborting it", index, process.pid)
+                    self._aborted.add(process.pid)
                     process.send_signal(signal.SIGABRT)
+                elif silent_s > HUNG_S + STOP_S:
+                    # A stopped process gets no other signal.
+                    process.kill()
             await asyncio.sleep(BEAT_S)
 
     def _last_beat_ns(self, index: int) -> int:
@@ -166,6 +194,7 @@ class Supervisor:
         graceful = number == signal.SIGQUIT and not self._stopping.is_set()
         log.info("%s: stopping%s", number.name, ", flows may finish" if graceful else "")
         self._stopping.set()
+        self._close_listeners()
         for process in self._workers.values():
             process.send_signal(signal.SIGQUIT if graceful else signal.SIGTERM)
         if not graceful:
@@ -183,8 +212,8 @@ async def _listen(address: Address, count: int) -> list[socket.socket]:
     while True:
         try:
             return listen(address, count)
-        except ListenError:
-            if loop.time() > patience_s:
+        except ListenError as error:
+            if not error.busy or loop.time() > patience_s:
                 raise
         await asyncio.sleep(0.05)
 

@@ -14,6 +14,7 @@ import gc
 import json
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 
 REFRESH_S: Final = 0.01
 """How often counters are published and weights looked for."""
+SPARE_FDS: Final = 8
+"""Descriptors kept for what is no flow: a log, a name lookup, an interpreter's import."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +66,22 @@ class Worker:
         self._draining = False
         self.failed = False
         workers = self._config.workers
-        for config, fd in zip(self._config.services, assignment.listen_fds, strict=True):
+        for config in self._config.services:
             region = Region.attach(config.name)
-            service = Service(config, region, assignment.index, self._poller)
+            self._services.append(Service(config, region, assignment.index, self._poller))
+        room = _flows_possible() // len(self._services)
+        for service, fd in zip(self._services, assignment.listen_fds, strict=True):
             sock = socket.socket(fileno=fd)
             sock.setblocking(False)
-            share = -(-config.max_connections // workers)
-            self._services.append(service)
-            self._listeners.append(Listener(service, sock, self._poller, share))
+            share = -(-service.config.max_connections // workers)
+            if room < share:
+                log.warning(
+                    "service %s: descriptors for %d flows, not %d (see `ulimit -n`)",
+                    service.config.name,
+                    room,
+                    share,
+                )
+            self._listeners.append(Listener(service, sock, self._poller, min(share, room)))
 
     def run(self) -> None:
         loop = self._loop
@@ -132,6 +143,15 @@ class Worker:
         loop.stop()
 
 
+def _flows_possible() -> int:
+    """How many flows, of two descriptors each, fit beside what is open already; at least one.
+
+    Accepting a connection for which there is no second descriptor would mean to drop it.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(1, (limit - len(os.listdir("/proc/self/fd")) - SPARE_FDS) // 2)
+
+
 def main() -> int:
     logging.basicConfig(
         level=logging.INFO, format=f"%(asctime)s lbd worker[{os.getpid()}] %(message)s"
@@ -140,6 +160,9 @@ def main() -> int:
     # Objects die by reference counting, flows break their cycles when they end: the collector
     # finds little, and its pauses are felt by every flow.
     gc.set_threshold(50_000, 50, 100)
+    # The soft limit is for programs that use select(2).
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     line = sys.stdin.buffer.readline()
     if not line:
         return 1

@@ -14,13 +14,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 from lbd_waiting import until
 
+from shm.errors import RegionAbsent
 from shm.layout import SCALAR
 from shm.reader import Reader
 from shm.region import Region
@@ -140,9 +141,11 @@ class Daemon:
 
     def _ready(self, name: str) -> bool:
         """Every worker has published once: it accepts."""
-        if not segment_path(name).exists():
+        try:
+            region = Region.attach(name)
+        except RegionAbsent:
             return False
-        with attached(name) as region:
+        with closing(region):
             if region.owner_pid != self.pid:
                 return False
             return all(heartbeats(region)) and all(
@@ -207,17 +210,17 @@ def attached(name: str) -> Iterator[Region]:
         region.close()
 
 
-def _scalar(region: Region, worker: int, name: str) -> int:
+def scalar(region: Region, worker: int, name: str) -> int:
 
     return region.words[region.layout.worker(worker) + SCALAR[name]]
 
 
 def heartbeats(region: Region) -> list[int]:
-    return [_scalar(region, w, "heartbeat_ns") for w in range(region.layout.workers)]
+    return [scalar(region, w, "heartbeat_ns") for w in range(region.layout.workers)]
 
 
 def worker_pids(region: Region) -> list[int]:
-    return [_scalar(region, w, "pid") for w in range(region.layout.workers)]
+    return [scalar(region, w, "pid") for w in range(region.layout.workers)]
 
 
 def snapshot(name: str, now_ns: int = 0) -> Snapshot:
