@@ -52,9 +52,7 @@ def run(args: argparse.Namespace) -> int:
         rows = found if isinstance(found, list) else [found]
         shown = Table(title=name)
         for column in rows[0]:
-            shown.add_column(
-                column, justify="left" if column in ("policy", "case", "kind") else "right"
-            )
+            shown.add_column(column, justify="left" if column in WORDS else "right")
         for row in rows:
             shown.add_row(*(f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()))
         console.print(shown)

@@ -50,7 +50,7 @@ class Plan:
 
 
 class Storm:
-    """`same`: whether the side got what it should, by (number, side); absent if it never ended."""
+    """`same`: whether a side got what it should, by (number, side); absent if it never ended."""
 
     def __init__(self, count: int) -> None:
         self.plans = [Plan.of(number) for number in range(count)]
@@ -81,31 +81,21 @@ class Storm:
         writer.write(HEAD.pack(number))
         await self._together.wait()
         if plan.ending == "reset":
-            with contextlib.suppress(ConnectionError):
-                await _send(writer, plan.body[: len(plan.body) // 2], draw)
+            await _send(writer, plan.body[: len(plan.body) // 2], draw)
             sock = writer.get_extra_info("socket")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             writer.transport.abort()
         else:
-            answer = asyncio.create_task(self._read(reader, writer, plan))
+            early, got = plan.ending == "early", bytearray()
+            asking = asyncio.create_task(_send(writer, plan.body, draw, end=early))
             with contextlib.suppress(ConnectionError):
-                await _send(writer, plan.body, draw)
-                if plan.ending == "early":
-                    writer.write_eof()
-            wanted = plan.body.translate(INVERSE) + plan.body
-            self.same[number, "client"] = await answer == wanted
+                while chunk := await reader.read(draw.choice(CHUNKS_BYTES)):
+                    got += chunk
+                    if not early and len(got) == len(plan.body):
+                        writer.write_eof()
+            await asyncio.gather(asking, return_exceptions=True)
+            self.same[number, "client"] = got == plan.body.translate(INVERSE) + plan.body
         await self._end(writer)
-
-    async def _read(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, plan: Plan
-    ) -> bytes:
-        got = bytearray()
-        with contextlib.suppress(ConnectionError):
-            while chunk := await reader.read(65536):
-                got += chunk
-                if plan.ending == "late" and len(got) == len(plan.body):
-                    writer.write_eof()
-        return bytes(got)
 
     async def _end(self, writer: asyncio.StreamWriter) -> None:
         writer.close()
@@ -119,48 +109,49 @@ class Storm:
         return all(self.same.get((number, side), False) for side in sides)
 
 
-async def _send(writer: asyncio.StreamWriter, body: bytes | bytearray, draw: random.Random) -> None:
+async def _send(
+    writer: asyncio.StreamWriter, body: bytes | bytearray, draw: random.Random, end: bool = False
+) -> None:
     at = 0
     while at < len(body):
         size = draw.choice(CHUNKS_BYTES)
         writer.write(bytes(body[at : at + size]))
         await writer.drain()
         at += size
+    if end:
+        writer.write_eof()
 
 
-async def _play(storm: Storm, server: socket.socket, port: int) -> None:
-    # What had not ended in time is missing from the storm's account, and so counted there.
+async def _play(storm: Storm, listener: socket.socket, port: int) -> None:
+    server = await asyncio.start_server(storm.serve, sock=listener, backlog=4096)
+    # What has not ended in time is missing from the storm's account, and so counted there.
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(DEADLINE_S):
-            async with await asyncio.start_server(storm.serve, sock=server, backlog=4096):
-                await asyncio.gather(*(storm.ask(n, port) for n in range(len(storm.plans))))
+            await asyncio.gather(*(storm.ask(n, port) for n in range(len(storm.plans))))
+    server.close()
 
 
 def run(count: int = 1000) -> dict[str, Any]:
     """`seconds` is from the first connection to the last one's end, both ends in this process."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Both ends of every flow are here, and the daemon, with as many, inherits the limit.
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     storm = Storm(count)
-    with socket.create_server(("127.0.0.1", 0), backlog=4096) as server:
-        with single(server.getsockname()[1], workers=2) as daemon:
-            start_s = time.monotonic()
-            asyncio.run(_play(storm, server, daemon.port))
-            seconds = time.monotonic() - start_s
-            reader = Reader(daemon.region)
-
-            def q() -> int:
-                return int(reader.snapshot(time.monotonic_ns()).flows.sum())
-
-            within(SETTLE_S, lambda: q() == 0)
-            seen = reader.snapshot(time.monotonic_ns())
-            totals = {name: int(row.sum()) for name, row in seen.totals.items()}
-            identical = sum(map(storm.identical, range(count)))
-            outcomes = sum(totals[outcome.value] for outcome in Outcome)
-            return {
-                "flows": totals["flows_total"],
-                "identical": identical,
-                "mismatched": count - identical,
-                "q_left": int(seen.flows.sum()),
-                "totals_add_up": totals["flows_total"] == outcomes,
-                "seconds": seconds,
-            }
+    listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
+    with listener, single(listener.getsockname()[1], workers=2) as daemon:
+        start_s = time.monotonic()
+        asyncio.run(_play(storm, listener, daemon.port))
+        seconds = time.monotonic() - start_s
+        reader = Reader(daemon.region)
+        within(SETTLE_S, lambda: not reader.snapshot(time.monotonic_ns()).flows.any())
+        seen = reader.snapshot(time.monotonic_ns())
+    totals = {name: int(row.sum()) for name, row in seen.totals.items()}
+    identical = sum(map(storm.identical, range(count)))
+    return {
+        "flows": totals["flows_total"],
+        "identical": identical,
+        "mismatched": count - identical,
+        "q_left": int(seen.flows.sum()),
+        "totals_add_up": totals["flows_total"] == sum(totals[o.value] for o in Outcome),
+        "seconds": seconds,
+    }

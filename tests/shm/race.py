@@ -290,9 +290,8 @@ def main(argv: list[str] | None = None) -> int:
             print(_line(kind, found), f"({time.monotonic() - start_s:.0f} s)", flush=True)
         fine = fine and not found["torn"] and found["control_torn"] > 0
         total = {name: total.get(name, 0) + value for name, value in found.items()}
-    print(
-        json.dumps([*rows, {"kind": "total", **total}]) if arguments.json else _line("total", total)
-    )
+    rows.append({"kind": "total", **total})
+    print(json.dumps(rows) if arguments.json else _line("total", total))
     return 0 if fine else 1
 
 
