@@ -61,7 +61,7 @@ class Storm:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """The server's end; the first bytes tell whose plan it is."""
         (number,) = HEAD.unpack(await reader.readexactly(HEAD.size))
-        plan, draw, got = self.plans[number], random.Random(-number), bytearray()
+        plan, draw, got = self.plans[number], random.Random(f"server {number}"), bytearray()
         await self._together.wait()
         whole = False
         with contextlib.suppress(ConnectionError):
@@ -77,7 +77,7 @@ class Storm:
     async def ask(self, number: int, port: int) -> None:
         """The client's end."""
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        plan, draw = self.plans[number], random.Random(~number)
+        plan, draw = self.plans[number], random.Random(f"client {number}")
         writer.write(HEAD.pack(number))
         await self._together.wait()
         if plan.ending == "reset":
