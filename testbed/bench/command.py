@@ -18,7 +18,13 @@ BENCHES = {
     "step": "testbed.bench.step",
     "relay": "testbed.bench.relay",
     "restart": "testbed.bench.restart",
+    "reader": "testbed.bench.reader",
+    "flows": "testbed.bench.flows",
+    "torn": "testbed.bench.torn",
 }
+
+WORDS = ("policy", "case", "kind", "killed", "note")
+"""Columns that hold no figures."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,23 +39,29 @@ def run(args: argparse.Namespace) -> int:
     from rich.table import Table
 
     console = Console()
-    figures: dict[str, Any] = {
+    path = args.report / "results.json"
+    machine = {
         "python": platform.python_version(),
         "kernel": platform.release(),
         "cores": os.cpu_count(),
     }
     for name in args.only or BENCHES:
         found = importlib.import_module(BENCHES[name]).run()
-        figures[name] = found
+        # After each, so that an interrupted run keeps what it has measured.
+        store(path, {**machine, name: found})
         rows = found if isinstance(found, list) else [found]
         shown = Table(title=name)
         for column in rows[0]:
-            shown.add_column(column, justify="left" if column in ("policy", "case") else "right")
+            shown.add_column(column, justify="left" if column in WORDS else "right")
         for row in rows:
             shown.add_row(*(f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()))
         console.print(shown)
-    args.report.mkdir(parents=True, exist_ok=True)
-    path = args.report / "results.json"
-    path.write_text(json.dumps(figures, indent=1))
     console.print(f"report: {path}")
     return 0
+
+
+def store(path: Path, figures: dict[str, Any]) -> None:
+    """Put `figures` into the file in place of their namesakes; what else it holds stays."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    before = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**before, **figures}, indent=1))

@@ -273,20 +273,25 @@ def main(argv: list[str] | None = None) -> int:
         default=50_000,
         help="reads of each control at least; it goes on until one is torn",
     )
+    parser.add_argument("--json", action="store_true", help="print one line of JSON instead")
     parser.add_argument("--role", nargs=5, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.role:
         _play(*arguments.role)
         return 0
     total: dict[str, int] = {}
+    rows: list[dict[str, Any]] = []
     fine = True
     for kind in KINDS:
         start_s = time.monotonic()
         found = race(kind, -(-arguments.reads // len(KINDS)), arguments.control)
-        print(_line(kind, found), f"({time.monotonic() - start_s:.0f} s)", flush=True)
+        rows.append({"kind": kind, **found})
+        if not arguments.json:
+            print(_line(kind, found), f"({time.monotonic() - start_s:.0f} s)", flush=True)
         fine = fine and not found["torn"] and found["control_torn"] > 0
         total = {name: total.get(name, 0) + value for name, value in found.items()}
-    print(_line("total", total))
+    rows.append({"kind": "total", **total})
+    print(json.dumps(rows) if arguments.json else _line("total", total))
     return 0 if fine else 1
 
 
