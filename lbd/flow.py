@@ -19,6 +19,7 @@ class Outcome(enum.Enum):
     COMPLETED = "completed_total"
     CONNECT_FAILED = "connect_failed_total"
     CONNECT_TIMEOUT = "connect_timeout_total"
+    LOCAL_FAILED = "local_failed_total"
     BACKEND_RESET = "backend_reset_total"
     BACKEND_SILENT = "backend_silent_total"
     CLIENT_RESET = "client_reset_total"
@@ -47,6 +48,9 @@ class Ledger(Protocol):
     def connected(self, slot: int, now_ns: int, connect_ns: int) -> None:
         """Its backend connection stands; it now waits for the first server byte."""
 
+    def asked(self, slot: int, wait_ns: int) -> None:
+        """The first client byte came `wait_ns` after the flow was accepted."""
+
     def answered(self, slot: int, now_ns: int, duration_ns: int) -> None:
         """The first server byte came `duration_ns` after the connection stood."""
 
@@ -66,6 +70,7 @@ class Flow:
         "bytes_out",
         "connected_ns",
         "first_byte_ns",
+        "first_client_ns",
         "ledger",
         "outcome",
         "slot",
@@ -76,6 +81,7 @@ class Flow:
         self.slot = slot
         self.accepted_ns = now_ns
         self.connected_ns = 0
+        self.first_client_ns = 0
         self.first_byte_ns = 0
         self.bytes_in = 0
         self.bytes_out = 0
@@ -85,6 +91,11 @@ class Flow:
     def connected(self, now_ns: int) -> None:
         self.connected_ns = now_ns
         self.ledger.connected(self.slot, now_ns, now_ns - self.accepted_ns)
+
+    def asked(self, now_ns: int) -> None:
+        """First client byte."""
+        self.first_client_ns = now_ns
+        self.ledger.asked(self.slot, now_ns - self.accepted_ns)
 
     def answered(self, now_ns: int) -> None:
         """First server byte."""

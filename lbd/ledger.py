@@ -28,6 +28,8 @@ class ShmLedger:
         self._flows_total = rows["flows_total"]
         self._connected_total = rows["connected_total"]
         self._connect_ns_total = rows["connect_ns_total"]
+        self._first_client_byte_total = rows["first_client_byte_total"]
+        self._client_wait_ns_total = rows["client_wait_ns_total"]
         self._first_byte_total = rows["first_byte_total"]
         self._duration_ns_total = rows["duration_ns_total"]
         self._fct_ns_total = rows["fct_ns_total"]
@@ -43,8 +45,14 @@ class ShmLedger:
     def connected(self, slot: int, now_ns: int, connect_ns: int) -> None:
         self._connected_total[slot] += 1
         self._connect_ns_total[slot] += connect_ns
-        self._waiting[slot] += 1
+        # The sum of starts first: another worker that looks between the two sees too young flows,
+        # not one as old as the machine.
         self._waiting_start_ns[slot] = (self._waiting_start_ns[slot] + now_ns) % _MODULUS
+        self._waiting[slot] += 1
+
+    def asked(self, slot: int, wait_ns: int) -> None:
+        self._first_client_byte_total[slot] += 1
+        self._client_wait_ns_total[slot] += wait_ns
 
     def answered(self, slot: int, now_ns: int, duration_ns: int) -> None:
         self._waits_no_more(slot, now_ns - duration_ns)

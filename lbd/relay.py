@@ -13,6 +13,7 @@ is told once, maybe together with the last bytes: an end that is `hung_up` reads
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 from collections.abc import Callable
@@ -38,6 +39,16 @@ _SHORT: Final = 2048
 _short: Final = tuple(_buffer[:count] for count in range(_SHORT))
 
 
+# What this machine lacks for a connection: no fault of the backend's.
+_OWN_LIMITS: Final = frozenset(
+    (errno.EADDRNOTAVAIL, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+)
+
+
+def _connect_outcome(error: int | None) -> Outcome:
+    return Outcome.LOCAL_FAILED if error in _OWN_LIMITS else Outcome.CONNECT_FAILED
+
+
 class Relay:
     """One flow's two ends, from the dispatch to the close of both sockets.
 
@@ -52,6 +63,7 @@ class Relay:
         "moved_in",
         "moved_out",
         "on_end",
+        "outcome",
         "poller",
     )
 
@@ -67,6 +79,7 @@ class Relay:
         self.client = End(self, client)
         self.backend: End | None = None
         self.on_end = on_end
+        self.outcome = Outcome.COMPLETED  # of a flow that both ends have ended in order
         self.idle_since_ns = flow.accepted_ns
         self.moved_in = self.moved_out = 0
 
@@ -74,8 +87,8 @@ class Relay:
         """Start connecting; a failure at once or later is an outcome of the flow."""
         try:
             sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        except OSError:
-            self.abort(Outcome.CONNECT_FAILED)
+        except OSError as error:
+            self.abort(_connect_outcome(error.errno))
             return
         self.backend = backend = End(self, sock)
         backend.peer, self.client.peer = self.client, backend
@@ -88,8 +101,8 @@ class Relay:
                 # Its accept queue is full: nothing is under way that epoll could report.
                 self.abort(Outcome.CONNECT_FAILED)
                 return
-        except OSError:
-            self.abort(Outcome.CONNECT_FAILED)
+        except OSError as error:
+            self.abort(_connect_outcome(error.errno))
             return
         self.poller.watch(sock.fileno(), self._on_connect)
 
@@ -98,8 +111,8 @@ class Relay:
         assert backend is not None
         if not events & (WRITE | ERROR | HANGUP):
             return
-        if backend.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-            self.abort(Outcome.CONNECT_FAILED)
+        if error := backend.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self.abort(_connect_outcome(error))
             return
         self.flow.connected(monotonic_ns())
         self.poller.rehandle(backend.fd, backend.on_event)
@@ -155,6 +168,10 @@ class Relay:
                 end.unsent = None
         self.flow.end(outcome, monotonic_ns())
         self.on_end(self)
+        # The circle through the ends is cut here, so that no collector has to find it.
+        for end in (self.client, self.backend):
+            if end is not None:
+                del end.relay
 
 
 class End:
@@ -257,6 +274,8 @@ class End:
         relay = self.relay
         if self is relay.backend:
             relay.flow.answered(monotonic_ns())
+        else:
+            relay.flow.asked(monotonic_ns())
 
     def _flush(self) -> bool:
         """Send what is left. False if that ended the flow or something is still left."""
@@ -285,16 +304,16 @@ class End:
         relay, peer = self.relay, self.peer
         assert peer is not None
         if self is relay.backend and not self.bytes_read and not peer.eof:
-            # It hung up on a client that still had its side open, without a word.
-            relay.end(Outcome.BACKEND_SILENT)
-            return
+            # Without a word to a client that still had its side open. That may go on sending, but
+            # it was no answer.
+            relay.outcome = Outcome.BACKEND_SILENT
         peer._half_close()
 
     def _half_close(self) -> bool:
         """Tell this end that its peer is through. False if that ended the flow."""
         relay = self.relay
         if self.eof and self.unsent is None and self.peer is not None and self.peer.unsent is None:
-            relay.end(Outcome.COMPLETED)
+            relay.end(relay.outcome)
             return False
         try:
             self.sock.shutdown(socket.SHUT_WR)

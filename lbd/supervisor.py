@@ -156,7 +156,7 @@ class Supervisor:
         assignment = Assignment(index, self._config.model_dump(mode="json"), fds)
         process.stdin.write(assignment.dump())
         if self._stopping.is_set():
-            process.terminate()
+            _signal(process, signal.SIGTERM)
         return process
 
     async def _beat(self) -> None:
@@ -175,10 +175,10 @@ class Supervisor:
                 if silent_s > HUNG_S and process.pid not in self._aborted:
                     log.error("worker %d (pid %d) hangs: aborting it", index, process.pid)
                     self._aborted.add(process.pid)
-                    process.send_signal(signal.SIGABRT)
+                    _signal(process, signal.SIGABRT)
                 elif silent_s > HUNG_S + STOP_S:
                     # A stopped process gets no other signal.
-                    process.kill()
+                    _signal(process, signal.SIGKILL)
             await asyncio.sleep(BEAT_S)
 
     def _last_beat_ns(self, index: int) -> int:
@@ -196,14 +196,20 @@ class Supervisor:
         self._stopping.set()
         self._close_listeners()
         for process in self._workers.values():
-            process.send_signal(signal.SIGQUIT if graceful else signal.SIGTERM)
+            _signal(process, signal.SIGQUIT if graceful else signal.SIGTERM)
         if not graceful:
             asyncio.get_running_loop().call_later(STOP_S, self._kill)
 
     def _kill(self) -> None:
         for process in self._workers.values():
             log.error("worker pid %d did not stop: killing it", process.pid)
-            process.kill()
+            _signal(process, signal.SIGKILL)
+
+
+def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        # It may have ended by itself a moment ago; its keeper sees that.
+        process.send_signal(number)
 
 
 async def _listen(address: Address, count: int) -> list[socket.socket]:

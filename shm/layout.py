@@ -62,19 +62,23 @@ GAUGES: Final = ("identity", "flows", "waiting", "waiting_start_ns")
 TOTALS: Final = (
     "flows_total",
     "connected_total",
+    "first_client_byte_total",
     "first_byte_total",
     "completed_total",
     "connect_failed_total",
     "connect_timeout_total",
+    "local_failed_total",
     "backend_reset_total",
     "backend_silent_total",
     "client_reset_total",
     "idle_timeout_total",
     "total_timeout_total",
     "shutdown_total",
+    "lost_total",  # open in a worker that died
     "bytes_in_total",
     "bytes_out_total",
     "connect_ns_total",
+    "client_wait_ns_total",
     "duration_ns_total",
     "fct_ns_total",
 )

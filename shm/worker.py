@@ -136,6 +136,8 @@ def retire(region: Region, worker: int) -> None:
     kept[lo.ROW["identity"]] = identities
     totals = slice(len(lo.GAUGES), len(lo.ROWS))
     kept[totals, same] += cache[totals, same]
+    open_flows = cache[lo.ROW["flows"]].view("<f8").astype(np.uint64)
+    kept[lo.ROW["lost_total"], same] += open_flows[same]
     for name in lo.SCALARS:
         if name.endswith("_total"):
             kept_scalars[lo.SCALAR[name]] += scalars_view(region, worker)[lo.SCALAR[name]]

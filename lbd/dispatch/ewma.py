@@ -27,7 +27,7 @@ class Ewma(LeastScore):
         latency = self._latency
         others_too = latency.failing or bool(self._unseen)
         mean_ns = latency.add(slot, now_ns, duration_ns)
-        if others_too:
+        if latency.forgive() or others_too:
             # The mean of those seen is the neutral cost of the rest, the worst what failures cost.
             self._unseen.discard(slot)
             self._unseen.intersection_update(self.load.usable)

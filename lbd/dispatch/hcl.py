@@ -52,6 +52,7 @@ class HotCold(Policy):
 
     def sampled(self, slot: int, now_ns: int, duration_ns: int) -> None:
         self._latency.add(slot, now_ns, duration_ns)
+        self._latency.forgive()
 
     def failed(self, slot: int, now_ns: int, age_ns: int) -> None:
         self._latency.add_failure(slot, age_ns)

@@ -33,6 +33,11 @@ FAILURE_CAP = 64.0
 """The bound of that: where the others are so much busier, a failed backend is tried again."""
 
 
+FORGIVE_FLOWS = 32
+"""A backend that has answered none of the service's last FORGIVE_FLOWS x backends flows is avoided
+on old news: its average goes half the way to the others', its charge for failures is halved."""
+
+
 class LatencyAverages:
     """Exponentially weighted mean of durations (slots,), in nanoseconds.
 
@@ -49,6 +54,8 @@ class LatencyAverages:
         self._charge = np.ones(slots)
         self._failed_ns = np.zeros(slots)
         self.failing = False
+        self._samples = 0
+        self._sampled_at = np.zeros(slots, dtype=np.int64)
 
     def add(self, slot: int, now_ns: int, duration_ns: float) -> float:
         """Take a sample; returns the new mean."""
@@ -65,7 +72,26 @@ class LatencyAverages:
         self.mean_ns[slot] = mean
         if self.failing:
             self._discharge(slot, float(self._charge[slot]) / FAILURE_FACTOR)
+        self._samples += 1
+        self._sampled_at[slot] = self._samples
         return mean
+
+    def forgive(self) -> bool:
+        """Let go of old news; to be called after every sample. True if averages have changed."""
+        if self._samples % FORGIVE_FLOWS:
+            return False
+        known = self._count + self._charge > 1.0
+        patience = FORGIVE_FLOWS * np.count_nonzero(known)
+        stale = known & (self._samples - self._sampled_at > patience)
+        if not stale.any():
+            return False
+        neutral = float(self.mean_ns[self._count > 0].mean())
+        high = stale & (self.mean_ns > neutral)
+        self.mean_ns[high] = 0.5 * (self.mean_ns[high] + neutral)
+        for slot in np.flatnonzero(stale & (self._charge > 1.0)):
+            self._discharge(int(slot), float(self._charge[slot]) / FAILURE_FACTOR)
+        self._sampled_at[stale] = self._samples
+        return True
 
     def add_failure(self, slot: int, age_ns: int) -> None:
         """Charge a failed flow that was `age_ns` old."""

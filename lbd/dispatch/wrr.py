@@ -6,6 +6,8 @@ are the weights', and the same backend's turns are spread out.
 
 from __future__ import annotations
 
+from random import random
+
 import numpy as np
 
 from lbd.dispatch.load import Load, Vector
@@ -20,7 +22,8 @@ class SmoothWeightedRoundRobin(Policy):
 
     def __init__(self, load: Load) -> None:
         super().__init__(load)
-        self._credit: Vector = np.zeros(load.slots)
+        # Any start will do; not the same, lest workers walk in step and ties fall alike.
+        self._credit: Vector = 1e-6 * np.array([random() for _ in range(load.slots)])
         self.refresh()
 
     def refresh(self) -> None:

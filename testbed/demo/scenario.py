@@ -50,7 +50,7 @@ class Scenario:
 
     utilisation: float = 0.8
     mean_work_s: float = 0.06
-    learn_s: float = 55.0
+    learn_s: float = 50.0
     run_s: float = 5.0
     repetitions: int = 3
     seed: int = 1

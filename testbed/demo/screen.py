@@ -97,7 +97,7 @@ def results(rows: list[Row]) -> Table:
             f"{row.p50.estimate * 1e3:.0f}",
             f"{row.p90.estimate * 1e3:.0f}",
             _ms(row.p99),
-            f"{row.ratio:.2f}",
+            "" if math.isnan(row.ratio) else f"{row.ratio:.2f}",
             f"{failed}" + (f" ({', '.join(row.failures)})" if failed else ""),
             f"{row.repetitions}" + (f", {doubt} with a late generator" if doubt else ""),
         )

@@ -32,6 +32,9 @@ class ListLedger:
     def connected(self, slot: int, now_ns: int, connect_ns: int) -> None:
         self.calls.append(("connected", slot))
 
+    def asked(self, slot: int, wait_ns: int) -> None:
+        self.calls.append(("asked", slot))
+
     def answered(self, slot: int, now_ns: int, duration_ns: int) -> None:
         self.calls.append(("answered", slot))
 
@@ -43,7 +46,8 @@ class ListLedger:
 
     @property
     def names(self) -> list[str]:
-        return [call[0] for call in self.calls if call[0] != "moved"]
+        """The calls that change a flow's state; bytes and the client's first are none."""
+        return [call[0] for call in self.calls if call[0] not in ("moved", "asked")]
 
 
 class Rig:

@@ -128,7 +128,9 @@ def test_q_is_read_live_from_every_workers_row() -> None:
 
 def test_wrr_is_smooth_as_nginx_documents_it() -> None:
     chosen = policy("wrr", loaded([0.0] * 3, [5.0, 1.0, 1.0]))
-    assert "".join("abc"[chosen.choose(NOW, 0)] for _ in range(14)) == "aabacaa" * 2
+    turns = "".join("abc"[chosen.choose(NOW, 0)] for _ in range(14))
+    # b and c have the same weight: either may come first.
+    assert turns in ("aabacaa" * 2, "aacabaa" * 2)
 
 
 def test_rr_takes_turns() -> None:

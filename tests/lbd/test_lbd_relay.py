@@ -209,9 +209,24 @@ def test_a_backend_that_hangs_up_without_a_word_is_silent(one: Rig) -> None:
     one.turn()
     assert server.recv(10) == b"hello?"
     server.close()
+    one.turn()
+    assert client.recv(1) == b""
+    client.close()
     one.turn_until(lambda: one.ended)
     assert one.outcome is Outcome.BACKEND_SILENT
+
+
+def test_a_backend_that_half_closes_first_still_gets_every_byte(one: Rig) -> None:
+    """A sink: it will say nothing, and reads on."""
+    _relay, client, server = one.connected()
+    server.shutdown(socket.SHUT_WR)
+    one.turn()
     assert client.recv(1) == b""
+    client.sendall(b"all of it")
+    client.close()
+    one.turn_until(lambda: one.ended)
+    assert server.recv(100) == b"all of it"
+    assert server.recv(1) == b""
 
 
 def test_a_backend_that_ends_after_its_silent_client_has_completed(one: Rig) -> None:

@@ -146,7 +146,9 @@ class Play:
         retire(self.region, worker)
         model = self.model
         for identity, count in model.counted[worker].items():
-            model.dead.setdefault(identity, Counter()).update(count.totals)
+            dead = model.dead.setdefault(identity, Counter())
+            dead.update(count.totals)
+            dead["lost_total"] += int(count.flows)
         model.counted[worker], model.published[worker] = {}, {}
         model.samples[worker] = {}
         self.blocks[worker] = WorkerBlock(self.region, worker)
