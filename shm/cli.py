@@ -51,7 +51,9 @@ def _dump(name: str, as_json: bool) -> int:
 
 
 def _list() -> int:
-    lines: list[tuple[str, ...]] = [("NAME", "BYTES", "GENERATION", "OWNER", "STATE", "AGENT", "")]
+    lines: list[tuple[str, ...]] = [
+        ("NAME", "BYTES", "GENERATION", "OWNER", "STATE", "AGENT", "AGE", "")
+    ]
     for name in segment.present():
         found = describe.one(name)
         lines.append(
@@ -62,6 +64,7 @@ def _list() -> int:
                 _or_dash(found["owner_pid"]),
                 {True: "alive", False: "dead", None: "-"}[found["alive"]],
                 {True: "yes", False: "no", None: "-"}[found["agent"]],
+                "-" if found["age_s"] is None else f"{found['age_s']:.0f}s",
                 found["problem"] or "",
             )
         )
@@ -131,7 +134,8 @@ def _backend_text(backend: dict[str, Any]) -> list[str]:
     else:
         left_s = backend["weight_left_s"]
         life = f"{left_s:.2f} s left" if left_s > 0 else f"expired {-left_s:.2f} s ago"
-        weight = f"weight {backend['weight']:.4g} ({life})"
+        age_s = _ago(backend["weight_age_s"])
+        weight = f"weight {backend['weight']:.4g} ({life}, written {age_s})"
     age_ms = backend["waiting_mean_age_ms"]
     age = "" if age_ms is None else f", mean age {age_ms:.1f} ms"
     kinds = ", ".join(f"{kind} {_spread(backend[f'{kind}_ms'])}" for kind in ("duration", "fct"))

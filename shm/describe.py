@@ -61,6 +61,7 @@ def one(service: str) -> dict[str, Any]:
     found: dict[str, Any] = {
         "service": service,
         "bytes": None,
+        "age_s": None,
         "generation": None,
         "owner_pid": None,
         "alive": None,
@@ -68,7 +69,10 @@ def one(service: str) -> dict[str, Any]:
         "problem": None,
     }
     try:
-        found["bytes"] = os.stat(segment.DIRECTORY / f"{segment.PREFIX}{service}").st_size
+        status = os.stat(segment.DIRECTORY / f"{segment.PREFIX}{service}")
+        found["bytes"] = status.st_size
+        # Stores through a mapping do not touch it: the time of creation, also of garbage.
+        found["age_s"] = max(time.time() - status.st_mtime, 0.0)
         found["alive"] = segment.role_held(service, segment.OWNER_BYTE)
         found["agent"] = segment.role_held(service, segment.AGENT_BYTE)
         live = Region.attach(service)
@@ -87,6 +91,8 @@ def _backends(live: Region, now_ns: int) -> list[dict[str, Any]]:
     caches = [cache_view(live, worker) for worker in range(live.layout.workers)]
     rows = []
     for row, entry in enumerate(live.entry(int(slot)) for slot in seen.slots):
+        if entry.identity != int(seen.identity[row]):
+            continue  # its slot has changed hands since
         flows = [
             int(cache[lo.ROW["flows"]].view("<f8")[entry.slot])
             if int(cache[lo.ROW["identity"], entry.slot]) == entry.identity
@@ -103,6 +109,7 @@ def _backends(live: Region, now_ns: int) -> list[dict[str, Any]]:
                 "address": entry.address,
                 "configured_weight": entry.weight,
                 "weight": float(given.weight[entry.slot]) if given and has_weight else None,
+                "weight_age_s": _age_s(now_ns, given.written_ns) if given and has_weight else None,
                 "weight_left_s": (given.expires_ns - now_ns) / NS_PER_S
                 if given and has_weight
                 else None,

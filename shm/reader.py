@@ -7,7 +7,8 @@ Never here: what the numbers mean. Upstream: `shm.worker`. Downstream: `agent.ob
 from __future__ import annotations
 
 import time
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,16 +20,19 @@ from shm.reservoir import read_samples
 from shm.snapshot import Samples, Snapshot
 from shm.worker import cache_view
 
+T = TypeVar("T")
+
 PATIENCE: Final = 50
 PAUSE_S: Final = 0.001
+
+_SCALAR_TOTALS: Final = {n: i for n, i in lo.SCALAR.items() if n.endswith("_total")}
 
 
 class Reader:
     """Reusable reader of one region. Not for the data path: it copies, and waits for `retire`.
 
-    While the supervisor moves a dead worker's counts the sums over workers are not to be had. The
-    reader sleeps meanwhile, for the supervisor may be another thread of this process; after
-    PATIENCE pauses (it was stopped or killed half-way) the last whole sums are given again.
+    It sleeps meanwhile, for the supervisor may be another thread of this process; after PATIENCE
+    pauses (the supervisor was stopped half-way) it gives what it last saw whole.
     """
 
     def __init__(self, region: Region) -> None:
@@ -42,9 +46,9 @@ class Reader:
         start = layout.retired + lo.SCALAR_WORDS
         self._retired = region.u64[start : start + layout.cache_words].reshape(self._shape)
         self._reservoirs = [self._reservoir_view(w) for w in range(layout.workers)]
-        self._samples_of = [cache_view(region, w)[0] for w in range(layout.workers)]
-        self._last_counters: NDArray[np.uint64] | None = None
-        self._last_scalars: dict[str, int] | None = None
+        self._adopted = [cache_view(region, w)[0] for w in range(layout.workers)]
+        self._counters = np.zeros(self._shape, dtype=np.uint64)
+        self._scalars = dict.fromkeys(_SCALAR_TOTALS, 0)
 
     def _reservoir_view(self, worker: int) -> NDArray[np.uint64]:
         """(kinds * slots + 1, K, 2) live samples of one worker."""
@@ -57,56 +61,71 @@ class Reader:
         )
 
     def counters(self) -> NDArray[np.uint64]:
-        """(rows, slots) summed over workers; rows of a slot's former users are left out."""
-        for _ in range(PATIENCE):
-            epoch = self.region.words[lo.H_EPOCH]
-            total, whole = self._sum_counters()
-            if whole and self._undisturbed(epoch):
-                self._last_counters = total
-                break
-            time.sleep(PAUSE_S)
-        return total if self._last_counters is None else self._last_counters.copy()
+        """(rows, slots) summed over workers; rows of a slot's former users are left out.
 
-    def _sum_counters(self) -> tuple[NDArray[np.uint64], bool]:
-        """The sums, and whether every worker that ever published is in them."""
-        # A copy: a backend that changes meanwhile must not get its predecessor's counts.
+        Totals of an identity never go back. While a retirement or a publication stands half done
+        longer than the reader waits, this is what was last seen whole, zeros where nothing was.
+        """
+        table = self._settled(self._sum_counters)
+        if table is not None:
+            self._counters = table
+            return table.copy()
+        identities = self.region.identities().copy()
+        kept = np.where(self._counters[0] == identities, self._counters, np.uint64(0))
+        kept[0] = identities
+        return kept
+
+    def _settled(self, read: Callable[[], T | None]) -> T | None:
+        """What `read` returns outside of any retirement; None where that could not be had."""
+        words = self.region.words
+        for _ in range(PATIENCE):
+            epoch = words[lo.H_EPOCH]
+            found = read() if epoch % 2 == 0 else None
+            if found is not None and words[lo.H_EPOCH] == epoch:
+                return found
+            time.sleep(PAUSE_S)
+        return None
+
+    def _sum_counters(self) -> NDArray[np.uint64] | None:
+        """None where a worker's newest frame could not be had whole: its share would be missing."""
+        # A copy: a slot that changes hands meanwhile must not give its counts to the newcomer.
         identities = self.region.identities().copy()
         total = np.where(self._retired[0] == identities, self._retired, np.uint64(0))
-        whole = True
-        flows = lo.ROW["flows"]
         for ring in self._rings:
             frame = ring.read()
             if frame is None:
-                whole = whole and ring.newest() == 0
+                if ring.newest():
+                    return None
                 continue
             cache = frame[lo.FRAME_HEAD_WORDS :].reshape(self._shape)
+            flows = lo.ROW["flows"]
             cache[flows] = cache[flows].view("<f8").astype(np.uint64)
             total += np.where(cache[0] == identities, cache, np.uint64(0))
         total[0] = identities
-        return total, whole
+        return total
 
-    def _undisturbed(self, epoch: int) -> bool:
-        """Whether no worker was being retired since the epoch was `epoch`."""
-        return epoch % 2 == 0 and self.region.words[lo.H_EPOCH] == epoch
-
-    def samples(self, slots: NDArray[np.int64]) -> tuple[Samples, Samples, Samples]:
+    def samples(
+        self, slots: NDArray[np.int64], identity: NDArray[np.uint64] | None = None
+    ) -> tuple[Samples, Samples, Samples]:
         """Duration, FCT of the given slots and inter-arrival, the workers side by side.
 
-        Empty where a worker has not adopted the slot's backend yet: what lies there is of the
-        slot's former user.
+        identity (N,): whose samples, by default those of the slots' present users. What a worker
+        still holds of a slot's former user is left out.
         """
         count = self.region.layout.slots
-        n = len(slots)
+        if identity is None:
+            identity = self.region.identities()[slots]
         rows = np.concatenate([slots, slots + count, [len(lo.KINDS) * count]])
-        whole = n == count
-        identities = self.region.identities()[slots]
+        whole = len(slots) == count
+        n = len(slots)
         parts = []
-        for view, mine in zip(self._reservoirs, self._samples_of, strict=True):
-            # Looked at before the copy: a worker writes the identity after emptying the reservoir.
-            others = np.flatnonzero(mine[slots] != identities)
+        for adopted, view in zip(self._adopted, self._reservoirs, strict=True):
+            # Looked at on both sides of the copy: see `WorkerBlock.adopt`.
+            before = adopted[slots]
             part = read_samples(view, slice(None) if whole else rows)
-            part[others] = 0
-            part[others + n] = 0
+            foreign = np.flatnonzero((before != identity) | (adopted[slots] != identity))
+            part[foreign] = 0
+            part[foreign + n] = 0
             parts.append(part)
         pairs = np.concatenate(parts, axis=1)
         t_ns, value_ns = pairs[..., 0], pairs[..., 1]
@@ -117,36 +136,33 @@ class Reader:
         )
 
     def scalars(self) -> dict[str, int]:
-        """Workers' scalar totals, dead workers' included."""
-        for _ in range(PATIENCE):
-            epoch = self.region.words[lo.H_EPOCH]
-            totals = self._sum_scalars()
-            if self._undisturbed(epoch):
-                self._last_scalars = totals
-                break
-            time.sleep(PAUSE_S)
-        return dict(totals if self._last_scalars is None else self._last_scalars)
+        """Workers' scalar totals, dead workers' included; like `counters` they never go back."""
+        self._scalars = self._settled(self._sum_scalars) or self._scalars
+        return dict(self._scalars)
 
     def _sum_scalars(self) -> dict[str, int]:
         layout = self.region.layout
         starts = [layout.retired, *(layout.worker(w) for w in range(layout.workers))]
         return {
             name: sum(self.region.words[start + index] for start in starts)
-            for name, index in lo.SCALAR.items()
-            if name.endswith("_total")
+            for name, index in _SCALAR_TOTALS.items()
         }
 
     def snapshot(self, now_ns: int) -> Snapshot:
         """Everything of the active backends at `now_ns`."""
         slots = self.region.active_slots()
-        table = self.counters()[:, slots].astype(np.int64)
+        counted = self.counters()
+        # Identity 0: its slot is changing hands at this moment.
+        slots = slots[counted[0, slots] != 0]
+        identity = counted[0, slots]
+        table = counted[:, slots].astype(np.int64)
         waiting = table[lo.ROW["waiting"]]
-        duration, fct, interarrival = self.samples(slots)
+        duration, fct, interarrival = self.samples(slots, identity)
         return Snapshot(
             now_ns=now_ns,
             generation=self.region.generation,
             slots=slots,
-            identity=table[lo.ROW["identity"]].astype(np.uint64),
+            identity=identity,
             flows=table[lo.ROW["flows"]],
             waiting=waiting,
             waiting_age_ns=np.maximum(waiting * now_ns - table[lo.ROW["waiting_start_ns"]], 0),

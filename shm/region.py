@@ -58,6 +58,7 @@ class Region:
 
         Raises RegionBusy where a live process owns the name, RegionError where it cannot be made.
         """
+        name_words = _text_words(service, lo.NAME_BYTES)
         try:
             # Also a segment of size 0: its maker died before it sized it.
             segment.remove_dead(service)
@@ -77,7 +78,7 @@ class Region:
         words[lo.H_CREATED_NS] = time.monotonic_ns()
         words[lo.H_HEARTBEAT_NS] = time.monotonic_ns()
         words[lo.H_NEXT_IDENTITY] = 1
-        region._put_text(lo.H_NAME, lo.NAME_BYTES, service)
+        region._put(lo.H_NAME, name_words)
         words[lo.H_READY] = 1
         return region
 
@@ -127,6 +128,10 @@ class Region:
             segment.unlink(self.service)
         self.close()
 
+    def replaced(self) -> bool:
+        """Whether the name now stands for another region, or for none: attach again."""
+        return self.segment.replaced()
+
     # -- header
 
     @property
@@ -154,13 +159,17 @@ class Region:
 
         Raises RegionError where all slots are taken.
         """
+        name_words = _text_words(name, lo.SLOT_NAME_BYTES)
+        address_words = _text_words(address, lo.SLOT_ADDRESS_BYTES)
         slot = self._free_slot()
         identity = self.words[lo.H_NEXT_IDENTITY]
         self.words[lo.H_NEXT_IDENTITY] = identity + 1
         row = self.layout.slot_table + slot * lo.SLOT_WORDS
+        # No identity while the row changes: `entry` may be reading the slot's former user.
+        self.words[row + lo.S_IDENTITY] = 0
         self.doubles[row + lo.S_WEIGHT] = weight
-        self._put_text(row + lo.S_NAME, lo.SLOT_NAME_BYTES, name)
-        self._put_text(row + lo.S_ADDRESS, lo.SLOT_ADDRESS_BYTES, address)
+        self._put(row + lo.S_NAME, name_words)
+        self._put(row + lo.S_ADDRESS, address_words)
         self.words[row + lo.S_IDENTITY] = identity
         # The bit comes last: whoever sees it finds the row complete.
         self.words[lo.H_BITMAP + slot // 64] |= 1 << slot % 64
@@ -185,17 +194,23 @@ class Region:
         return self.u64[start : start + self.layout.slots * lo.SLOT_WORDS : lo.SLOT_WORDS]
 
     def entry(self, slot: int) -> SlotEntry:
+        """The row as one user's; identity 0 where the slot never had one, or is changing hands."""
         row = self.layout.slot_table + slot * lo.SLOT_WORDS
-        return SlotEntry(
+        identity = self.words[row + lo.S_IDENTITY]
+        found = SlotEntry(
             slot,
-            self.words[row + lo.S_IDENTITY],
+            identity,
             self._get_text(row + lo.S_NAME, lo.SLOT_NAME_BYTES),
             self._get_text(row + lo.S_ADDRESS, lo.SLOT_ADDRESS_BYTES),
             self.doubles[row + lo.S_WEIGHT],
         )
+        if identity == 0 or self.words[row + lo.S_IDENTITY] != identity:
+            return SlotEntry(slot, 0, "", "", 0.0)
+        return found
 
     def entries(self) -> list[SlotEntry]:
-        return [self.entry(int(slot)) for slot in self.active_slots()]
+        found = (self.entry(int(slot)) for slot in self.active_slots())
+        return [entry for entry in found if entry.identity]
 
     def _free_slot(self) -> int:
         for base in range(0, self.layout.slots, 64):
@@ -205,16 +220,20 @@ class Region:
                 return base + free
         raise RegionError(f"all {self.layout.slots} slots of shm {self.service} are in use")
 
-    def _put_text(self, word: int, size_bytes: int, text: str) -> None:
-        raw = text.encode()
-        if len(raw) > size_bytes:
-            raise RegionError(f"{text!r} does not fit {size_bytes} bytes")
-        padded = raw.ljust(size_bytes, b"\0")
-        self.u64[word : word + size_bytes // lo.WORD] = np.frombuffer(padded, dtype="<u8")
+    def _put(self, word: int, words: NDArray[np.uint64]) -> None:
+        self.u64[word : word + len(words)] = words
 
     def _get_text(self, word: int, size_bytes: int) -> str:
         raw = self.u64[word : word + size_bytes // lo.WORD].tobytes()
         return raw.rstrip(b"\0").decode(errors="replace")
+
+
+def _text_words(text: str, size_bytes: int) -> NDArray[np.uint64]:
+    """The text as words. Raises RegionError where it does not fit, before anything is written."""
+    raw = text.encode()
+    if len(raw) > size_bytes:
+        raise RegionError(f"{text!r} does not fit {size_bytes} bytes")
+    return np.frombuffer(raw.ljust(size_bytes, b"\0"), dtype="<u8")
 
 
 def _owner_pid(service: str) -> int:

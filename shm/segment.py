@@ -15,6 +15,7 @@ import fcntl
 import mmap
 import os
 import struct
+import weakref
 from pathlib import Path
 from typing import Final
 
@@ -51,7 +52,15 @@ class Segment:
     def __init__(self, service: str, fd: int, size_bytes: int) -> None:
         self.service = service
         self._fd = fd
-        self.memory = mmap.mmap(fd, size_bytes)
+        self._roles: set[int] = set()
+        # mmap keeps a descriptor for as long as views of it exist. It must not be one that holds
+        # a role, or no `close` could drop the role.
+        mapped = _reopen(fd)
+        try:
+            self.memory = mmap.mmap(mapped, size_bytes)
+        finally:
+            os.close(mapped)
+        _open_segments.add(self)
 
     @classmethod
     def create(cls, service: str, size_bytes: int) -> Segment:
@@ -82,7 +91,9 @@ class Segment:
                     "free some, or run `python -m shm clean`"
                 ) from None
             raise RegionError(f"cannot size shm {name}: {error}") from None
-        return cls(service, fd, size_bytes)
+        seg = cls(service, fd, size_bytes)
+        seg._roles.add(OWNER_BYTE)
+        return seg
 
     @classmethod
     def open(cls, service: str) -> Segment:
@@ -98,10 +109,11 @@ class Segment:
         """Take a role for as long as this segment is open. Raises RegionBusy if it is taken."""
         if not _take(self._fd, byte):
             raise RegionBusy(f"shm {file_name(self.service)}: the role is taken")
+        self._roles.add(byte)
 
     def locked(self, byte: int) -> bool:
-        """Whether another process holds that role."""
-        return _held(self._fd, byte)
+        """Whether a live process holds that role, this one included."""
+        return byte in self._roles or _held(self._fd, byte)
 
     def replaced(self) -> bool:
         """Whether the name now stands for another segment, or for none."""
@@ -110,10 +122,32 @@ class Segment:
     def close(self) -> None:
         """Drop the roles held. The memory stays mapped while views of it exist."""
         if self._fd >= 0:
-            # mmap keeps a duplicate of the descriptor, and with it the lock: closing is not enough.
-            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, fcntl.F_UNLCK, 0, 0, 0, 0))
+            _open_segments.discard(self)
             os.close(self._fd)
             self._fd = -1
+            self._roles.clear()
+
+    def _forked(self) -> None:
+        """In a forked child: the roles stay with the parent.
+
+        A lock belongs to the open file, which parent and child share: the child would keep a dead
+        parent's role, and take a living one's away by closing.
+        """
+        own = _reopen(self._fd)
+        os.dup2(own, self._fd, inheritable=False)
+        os.close(own)
+        self._roles.clear()
+
+
+_open_segments: weakref.WeakSet[Segment] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for seg in list(_open_segments):
+        seg._forked()
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 def unlink(service: str) -> None:
@@ -163,6 +197,11 @@ def _open(service: str) -> int:
         raise RegionAbsent(f"no shm {name}") from None
     except (OSError, posix_ipc.Error) as error:
         raise RegionError(f"cannot open shm {name}: {error}") from None
+
+
+def _reopen(fd: int) -> int:
+    """The same segment opened once more, whatever its name stands for by now."""
+    return os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
 
 
 def _take(fd: int, byte: int) -> bool:

@@ -13,6 +13,7 @@ import enum
 import os
 import time
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,10 @@ from shm import layout as lo
 from shm import segment
 from shm.frames import FrameRing
 from shm.region import Region
+
+AHEAD_NS: Final = 100_000_000
+"""How far ahead of the reader's clock a frame may be written. A worker takes the time first and
+polls a little later: what the agent wrote in between is new, not from the future."""
 
 
 class Refusal(enum.Enum):
@@ -101,7 +106,7 @@ class WeightReader:
         if newest == self._seen:
             return None
         frame = self._ring.read()
-        # Also when refused: each frame is judged once. The one read may be newer than the one seen.
+        # Also when refused: each frame is judged once. The frame read may be newer than `newest`.
         self._seen = newest if frame is None else int(frame[lo.W_SEQUENCE])
         return _judge(self._region, frame, now_ns)
 
@@ -120,7 +125,7 @@ def _judge(
     if int(frame[lo.W_GENERATION]) != region.generation:
         return Refusal.FOREIGN
     written_ns, expires_ns = int(frame[lo.W_WRITTEN_NS]), int(frame[lo.W_EXPIRES_NS])
-    if now_ns is not None and (expires_ns <= now_ns or written_ns > now_ns):
+    if now_ns is not None and (expires_ns <= now_ns or written_ns > now_ns + AHEAD_NS):
         return Refusal.STALE
     head, count = lo.WEIGHT_HEAD_WORDS, region.layout.slots
     identity = frame[head : head + count]
@@ -129,14 +134,21 @@ def _judge(
     used = weight[given]
     if not len(used) or not (np.isfinite(used).all() and (used > 0).all()):
         return Refusal.INVALID
-    known = given & (identity == region.identities())
+    # Removed and not yet replaced has left its slot too: it is foreign, and no part of the mean.
+    here = np.zeros(count, dtype=np.bool_)
+    here[region.active_slots()] = True
+    known = given & here & (identity == region.identities())
     if not known.any():
         return Refusal.FOREIGN
-    # A mean that cannot overflow: the sum of finite weights need not be finite.
-    largest = weight[known].max()
-    weight[~known] = largest * (weight[known] / largest).mean()
+    weight[~known] = _mean(weight[known])
     foreign = int(given.sum() - known.sum())
     return Weights(int(frame[0]), written_ns, expires_ns, weight, known, foreign)
+
+
+def _mean(weight: NDArray[np.float64]) -> float:
+    """Between the least and the greatest, as a mean is, where their plain sum overflows as well."""
+    least, most = float(weight.min()), float(weight.max())
+    return min(max(float((weight / most).mean()) * most, least), most)
 
 
 def _ring(region: Region) -> FrameRing:

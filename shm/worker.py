@@ -55,7 +55,7 @@ class WorkerBlock:
         self.region = region
         self.index = index
         first = layout.worker(index)
-        region.u64[first : first + layout.worker_words] = 0
+        _empty(region, index)
         self.scalars = region.words[first : first + len(lo.SCALARS)]
 
         start = layout.cache(index)
@@ -87,11 +87,12 @@ class WorkerBlock:
 
     def adopt(self, slot: int, identity: int) -> None:
         """Count for a (new) backend in `slot`, from zero and without its predecessor's samples."""
+        # The identity goes first and comes last: readers leave out a slot that is changing hands.
         for row in self.rows.values():
             row[slot] = 0  # also 0.0
         stride = self.region.layout.reservoir * lo.SAMPLE_WORDS
         for base in (self._duration_base[slot], self._fct_base[slot]):
-            self.region.u64[base : base + stride] = 0
+            self.region.u64[base : base + stride : lo.SAMPLE_WORDS] = 0
         self.rows["identity"][slot] = identity
 
     def sample_duration(self, slot: int, now_ns: int, value_ns: int) -> None:
@@ -123,7 +124,6 @@ def retire(region: Region, worker: int) -> None:
     """
     words = region.words
     layout = region.layout
-    first = layout.worker(worker)
     cache = cache_view(region, worker)
     kept = region.u64[layout.retired + lo.SCALAR_WORDS :][: layout.cache_words]
     kept = kept.reshape(len(lo.ROWS), layout.slots)
@@ -141,5 +141,21 @@ def retire(region: Region, worker: int) -> None:
     for name in lo.SCALARS:
         if name.endswith("_total"):
             kept_scalars[lo.SCALAR[name]] += scalars_view(region, worker)[lo.SCALAR[name]]
-    region.u64[first : first + layout.worker_words] = 0
+    _empty(region, worker)
     words[lo.H_EPOCH] += 1
+
+
+def _empty(region: Region, worker: int) -> None:
+    """Nothing counted, nothing sampled; readers may be at work.
+
+    The frames are not wiped but followed by one that counts nothing: a sequence that was used twice
+    could pass a torn copy for whole. Of samples only the times go, which alone make them samples.
+    """
+    layout = region.layout
+    cache_view(region, worker)[:] = 0
+    scalars_view(region, worker)[:] = 0
+    ring = FrameRing(region.u64, layout.frame(worker, 0), layout.frame_words, layout.depth)
+    if ring.newest():
+        ring.write(np.zeros(layout.frame_words - 1, dtype=np.uint64))
+    first, last = layout.reservoirs(worker), layout.worker(worker + 1)
+    region.u64[first : last : lo.SAMPLE_WORDS] = 0

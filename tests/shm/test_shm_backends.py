@@ -83,3 +83,42 @@ def test_texts_fit_to_the_last_byte_and_not_beyond(create: Create) -> None:
     with pytest.raises(RegionError, match="does not fit"):
         region.add_backend(name, address + "x", 0.5)
     assert region.active_slots().tolist() == [entry.slot]
+
+
+def test_a_text_that_does_not_fit_changes_nothing(create: Create) -> None:
+    region = create()
+    region.remove_backend(add(region, 0))
+    before = region.u64.copy()
+    for name, address in (("é" * 25, "h:1"), ("a", "x" * 129)):
+        with pytest.raises(RegionError, match="does not fit"):
+            region.add_backend(name, address, 9.0)
+    assert (before == region.u64).all()
+
+
+def test_a_row_that_is_changing_hands_is_nobodys(create: Create) -> None:
+    """As a reader meets it that has seen the former user's bit, and then the row half written."""
+    region = create()
+    slot = add(region, 0)
+    region.words[region.layout.slot_table + slot * lo.SLOT_WORDS + lo.S_IDENTITY] = 0
+    assert region.entry(slot).identity == 0
+    assert region.entries() == []
+
+
+def test_a_row_is_never_read_as_a_mixture_of_two_users(create: Create) -> None:
+    region = create()
+    seen = Region.attach(region.service)
+    slot = add(region, 0)
+    first = seen.entry(slot)
+    text = seen._get_text
+
+    def meddle(word: int, size_bytes: int) -> str:
+        """The slot goes to another user between the first and the second word that is read."""
+        found = text(word, size_bytes)
+        seen._get_text = text
+        region.remove_backend(slot)
+        assert add(region, 7) == slot
+        return found
+
+    seen._get_text = meddle
+    assert seen.entry(slot).identity == 0
+    assert seen.entry(slot) == region.entry(slot) != first

@@ -8,6 +8,7 @@ import resource
 import signal
 import stat
 import threading
+from collections.abc import Callable
 
 import pytest
 from conftest import Child, Create, NewName
@@ -246,3 +247,71 @@ def test_a_role_ends_with_close_although_views_live_on(create: Create) -> None:
     assert not other.locked(segment.OWNER_BYTE)
     assert region.generation
     other.close()
+
+
+def test_a_name_too_long_for_the_header_leaves_nothing_behind(service: str) -> None:
+    name = service.ljust(lo.NAME_BYTES + 1, "x")
+    try:
+        with pytest.raises(RegionError, match="does not fit"):
+            Region.create(name, LAYOUT)
+        assert name not in segment.present()
+    finally:
+        segment.unlink(name)
+
+
+def test_the_owner_finds_itself_alive(create: Create) -> None:
+    assert create().owner_alive()
+
+
+def forked(body: Callable[[], bool]) -> bool:
+    """What `body` says in a forked child, which is gone afterwards."""
+    pid = os.fork()
+    if pid == 0:
+        said = False
+        try:
+            said = body()
+        finally:
+            os._exit(0 if said else 1)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+def test_a_forked_child_does_not_take_its_parents_role_away(create: Create) -> None:
+    region = create()
+
+    def close() -> bool:
+        alive = region.owner_alive()
+        region.close()
+        return alive
+
+    assert forked(close), "the child took its parent for dead"
+    assert Region.attach(region.service).owner_alive()
+
+
+def test_a_forked_child_does_not_keep_a_killed_parents_role(service: str) -> None:
+    """The owner is killed and a process that it forked lives on: the region is dead."""
+    hold, release = os.pipe()
+    told, tell = os.pipe()
+    owner = os.fork()
+    if owner == 0:
+        try:
+            region = Region.create(service, LAYOUT)
+            if os.fork() == 0:
+                os.close(release)
+                os.write(tell, b"1" if region.owner_alive() else b"0")
+                os.read(hold, 1)
+                os._exit(0)
+            signal.pause()
+        finally:
+            os._exit(1)
+    try:
+        os.close(tell)
+        alive = os.read(told, 1)
+        os.kill(owner, signal.SIGKILL)
+        os.waitpid(owner, 0)
+        assert alive == b"1"
+        assert not Region.attach(service).owner_alive()
+        Region.create(service, LAYOUT).close()
+    finally:
+        # The last writing end but the dead owner's: what it forked reads the end and goes.
+        for end in (told, hold, release):
+            os.close(end)

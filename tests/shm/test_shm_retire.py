@@ -10,6 +10,7 @@ from conftest import Child, Create
 
 import shm.reader
 from shm import layout as lo
+from shm.frames import FrameRing
 from shm.reader import PATIENCE, Reader
 from shm.region import Region
 from shm.worker import WorkerBlock, flows_view, retire, scalars_view
@@ -212,3 +213,54 @@ def test_totals_never_go_back_while_workers_die_and_start(create: Create, child:
         epochs.add(region.words[lo.H_EPOCH])
     assert len(epochs) > 10, "nothing was retired meanwhile"
     assert last["flows_total"].max() > 0
+
+
+def test_no_sequence_is_used_twice_in_a_regions_life(create: Create) -> None:
+    """Or a copy begun before a restart and ended after it could pass for whole."""
+    region = create()
+    slot = region.add_backend("a", "h:1", 1.0).slot
+    layout = region.layout
+    ring = FrameRing(region.u64, layout.frame(0, 0), layout.frame_words, layout.depth)
+    published = []
+    for _ in range(4):
+        busy(region, 0, slot, 1)
+        published.append(ring.newest())
+        retire(region, 0)
+        published.append(ring.newest())
+    assert published == sorted(set(published))
+    assert Reader(region).snapshot(NOW_NS).flows.tolist() == [0]
+
+
+def test_the_last_whole_sums_are_not_given_for_a_slots_new_user(
+    create: Create, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a retirement stands half done."""
+    monkeypatch.setattr(shm.reader, "PAUSE_S", 0.0)
+    region = create()
+    slot = region.add_backend("a", "h:1", 1.0).slot
+    busy(region, 0, slot, 3)
+    reader = Reader(region)
+    assert reader.snapshot(NOW_NS).totals["flows_total"].tolist() == [30]
+    region.words[lo.H_EPOCH] += 1
+    region.remove_backend(slot)
+    new = region.add_backend("b", "h:2", 1.0)
+    seen = reader.snapshot(NOW_NS)
+    assert seen.identity.tolist() == [new.identity]
+    assert seen.totals["flows_total"].tolist() == seen.flows.tolist() == [0]
+
+
+def test_samples_of_a_slot_adopted_during_the_copy_are_left_out(
+    create: Create, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    region = create()
+    slot = region.add_backend("a", "h:1", 1.0).slot
+    block = busy(region, 0, slot, 3)
+    whole = shm.reader.read_samples
+
+    def meddle(live: np.ndarray, rows: np.ndarray | slice) -> np.ndarray:
+        block.adopt(slot, 99)
+        block.sample_duration(slot, 5, 6)
+        return whole(live, rows)
+
+    monkeypatch.setattr(shm.reader, "read_samples", meddle)
+    assert not Reader(region).snapshot(NOW_NS).duration.t_ns.any()

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 
 import numpy as np
 import pytest
 from conftest import Child, Create
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from lapped import lapped
 
 from shm import layout as lo
 from shm.errors import RegionBusy
 from shm.frames import FrameRing
 from shm.region import Region
-from shm.weights import AgentBlock, Refusal, WeightReader, Weights, newest_weights
+from shm.weights import AHEAD_NS, AgentBlock, Refusal, WeightReader, Weights, newest_weights
 from shm.worker import WorkerBlock
 
 NOW_NS = 10**15
@@ -126,7 +129,7 @@ def test_a_frame_for_nobody_is_invalid(region: Region) -> None:
         (NOW_NS - LIFE_NS, NOW_NS - 1),
         (NOW_NS - LIFE_NS, NOW_NS),
         (NOW_NS - LIFE_NS, 0),
-        (NOW_NS + 1, NOW_NS + LIFE_NS),
+        (NOW_NS + AHEAD_NS + 1, NOW_NS + 2 * AHEAD_NS),
     ],
     ids=["expired", "expires now", "never valid", "from the future"],
 )
@@ -254,3 +257,44 @@ def test_who_looks_on_sees_the_newest_frame_also_when_it_has_expired(region: Reg
     assert newest_weights(region) is None
     publish(AgentBlock(region), [2.0] * BACKENDS, expires_ns=1)
     assert taken(newest_weights(region)).weight[0] == 2.0
+
+
+def test_a_frame_written_after_the_worker_looked_at_the_clock_is_not_from_the_future(
+    region: Region,
+) -> None:
+    """A worker takes the time once and then serves several things before it polls."""
+    publish(AgentBlock(region), [1.0] * BACKENDS, None, NOW_NS + 200_000)
+    assert taken(WeightReader(region).poll(NOW_NS)).written_ns == NOW_NS + 200_000
+
+
+def test_a_backend_that_left_takes_its_weight_out_of_the_mean_at_once(region: Region) -> None:
+    """Not only when its slot is used again."""
+    publish(AgentBlock(region), [1.0, 3.0, 100.0])
+    region.remove_backend(2)
+    found = taken(WeightReader(region).poll(NOW_NS))
+    assert found.foreign == 1
+    assert found.weight[2] == found.weight[5] == 2.0
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    weights=st.lists(st.floats(allow_nan=True, allow_infinity=True), min_size=8, max_size=8),
+    gone=st.sets(st.integers(0, 7), max_size=7),
+)
+def test_whatever_was_written_only_weights_between_the_least_and_the_greatest_get_through(
+    create: Create, weights: list[float], gone: set[int]
+) -> None:
+    region = create()
+    for number in range(8):
+        region.add_backend(f"b{number}", f"h:{number}", 1.0)
+    publish(AgentBlock(region), weights)
+    for slot in gone:
+        region.remove_backend(slot)
+    found = WeightReader(region).poll(NOW_NS)
+    if all(0 < weight < math.inf for weight in weights):
+        here = [weights[slot] for slot in range(8) if slot not in gone]
+        assert (taken(found).weight >= min(here)).all()
+        assert (taken(found).weight <= max(here)).all()
+        assert taken(found).foreign == len(gone)
+    else:
+        assert found is Refusal.INVALID
