@@ -16,6 +16,7 @@ import select
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections import deque
@@ -195,6 +196,15 @@ class Children:
         child = Child(name, argv, env)
         self._children.append(child)
         return child
+
+
+def unwind_on_signals() -> None:
+    """Let SIGTERM and SIGHUP unwind this process as Ctrl-C does, so that its children end in order.
+
+    Otherwise the kernel kills them, and a balancer that is killed leaves its shared memory behind.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 
 def free_ports(count: int) -> list[int]:

@@ -38,6 +38,9 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
+    from testbed.processes import unwind_on_signals
+
+    unwind_on_signals()
     console = Console()
     path = args.report / "results.json"
     machine = {

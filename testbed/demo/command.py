@@ -31,9 +31,10 @@ def run(args: argparse.Namespace) -> int:
     from testbed.demo.report import write
     from testbed.demo.scenario import Scenario
     from testbed.demo.screen import Screen, results
-    from testbed.processes import ChildError
+    from testbed.processes import ChildError, unwind_on_signals
     from testbed.stack import Stack
 
+    unwind_on_signals()
     scenario = Scenario(
         utilisation=args.utilisation,
         learn_s=args.learn_s,

@@ -26,7 +26,9 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from testbed.learn.experiment import run as run_seed
+    from testbed.processes import unwind_on_signals
 
+    unwind_on_signals()
     console = Console()
     curves = []
     for seed in range(args.seeds):
