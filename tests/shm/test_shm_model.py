@@ -159,6 +159,7 @@ class Machine(RuleBasedStateMachine):
         worker = self.workers[w]
         for identity in worker.adopted.values():
             self.dead[identity].update(worker.now[identity].totals)
+            self.dead[identity]["lost_total"] += worker.now[identity].flows
         self.workers[w] = Worker()
         self.blocks[w] = WorkerBlock(self.region, w)
 
