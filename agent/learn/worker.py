@@ -7,6 +7,7 @@ Upstream and downstream: `agent.learn.process`, through one socket; its end of s
 from __future__ import annotations
 
 import json
+import math
 import select
 import signal
 import socket
@@ -27,6 +28,8 @@ from agent.settings import LearnSettings, ProcessSettings
 
 # Updates that may wait for a slow core, in steps: beyond, learning falls behind rather than late.
 BACKLOG_STEPS = 8.0
+# A learner that has nothing to update still tells how it is.
+REPORT_S = 1.0
 
 
 def serve(
@@ -57,20 +60,24 @@ class Worker:
         replay = Replay(settings.replay_steps, settings.max_backends)
         self._learner = Learner(settings, replay)
         self._problem = ""
-        if not self._resume() and initial is not None:
+        resumed = self._resume()
+        if not resumed and initial is not None:
             self._learner.load_actor(initial)
         self._losses: Losses | None = None
         self._owed = 0.0
-        self._published_updates = self._learner.updates
-        self._published_s = self._saved_s = time.monotonic()
+        # The acting side has what we began with, unless that came from the checkpoint.
+        self._published_updates = None if resumed else self._learner.updates
+        self._published_s = self._reported_s = -math.inf
+        self._reported: tuple[str, int] | None = None
+        self._saved_s = time.monotonic()
 
     def run(self) -> None:
-        """Receive, update, publish, save; returns once the other end is closed."""
+        """Publish, receive, update, save; returns once the other end is closed."""
         try:
             while True:
+                self._publish()
                 self._receive()
                 self._update()
-                self._publish()
                 if time.monotonic() - self._saved_s >= self._process.checkpoint_every_s:
                     self._save()
         except ChannelClosed:
@@ -106,13 +113,24 @@ class Worker:
         self._losses = losses or self._losses
 
     def _publish(self) -> None:
+        """Parameters after updates, a report with them, on a timer, and when there is trouble."""
+        self._channel.flush()
+        if self._channel.pending:
+            # A reader that is behind gets the next set, not a queue of old ones.
+            return
         now_s = time.monotonic()
         new = self._learner.updates != self._published_updates
-        # A reader that is behind gets the next set, not a queue of old ones.
-        if not new or now_s - self._published_s < self._process.publish_s or self._channel.pending:
-            self._channel.flush()
-            return
-        self._channel.send(Kind.PARAMETERS, pack_parameters(self._learner.actor_arrays()))
+        if new and now_s - self._published_s >= self._process.publish_s:
+            self._channel.send(Kind.PARAMETERS, pack_parameters(self._learner.actor_arrays()))
+            self._published_s, self._published_updates = now_s, self._learner.updates
+            self._report(now_s)
+        elif now_s - self._reported_s >= REPORT_S or self._trouble() != self._reported:
+            self._report(now_s)
+
+    def _trouble(self) -> tuple[str, int]:
+        return self._problem, self._learner.replay.refused
+
+    def _report(self, now_s: float) -> None:
         report = {
             "updates": self._learner.updates,
             "replay_steps": len(self._learner.replay),
@@ -122,7 +140,7 @@ class Worker:
             "problem": self._problem,
         }
         self._channel.send(Kind.REPORT, json.dumps(report).encode())
-        self._published_s, self._published_updates = now_s, self._learner.updates
+        self._reported_s, self._reported = now_s, self._trouble()
 
     def _save(self) -> None:
         self._saved_s = time.monotonic()

@@ -1,0 +1,83 @@
+"""The learner's loop in a thread of the test: what it says over the channel, and to the disk."""
+
+import contextlib
+import json
+import select
+import socket
+import threading
+
+import numpy as np
+import pytest
+from make import step
+
+from agent.learn.checkpoint import save
+from agent.learn.replay import Replay
+from agent.learn.sac import Learner
+from agent.learn.state import capture
+from agent.learn.wire import Channel, Kind, pack_step, unpack_parameters
+from agent.learn.worker import Worker
+from agent.settings import LearnSettings, ProcessSettings
+
+SETTINGS = LearnSettings(train_steps=4, burn_in_steps=2, batch_chunks=2, min_steps=8)
+PENDING = 1 << 22
+
+
+@contextlib.contextmanager
+def working(settings=SETTINGS, **process):
+    """Our end of a worker's channel; the worker has saved and left once this is over."""
+    ours, theirs = socket.socketpair()
+    channel = Channel(ours, PENDING)
+    worker = Worker(Channel(theirs, PENDING), settings, ProcessSettings(**process), None)
+    thread = threading.Thread(target=worker.run, daemon=True)
+    thread.start()
+    try:
+        yield channel
+    finally:
+        channel.close()
+        thread.join(60.0)
+        theirs.close()
+    assert not thread.is_alive()
+
+
+def frames(channel):
+    """What the worker says, as it says it."""
+    while select.select([channel], [], [], 60.0)[0]:
+        yield from channel.receive()
+    pytest.fail("nothing came")
+
+
+def reports(channel):
+    return (json.loads(payload) for kind, payload in frames(channel) if kind is Kind.REPORT)
+
+
+def trained(path):
+    """A checkpoint of a learner that has learnt something; its actor."""
+    rng = np.random.default_rng(0)
+    learner = Learner(SETTINGS, Replay(64, 8))
+    for number in range(20):
+        learner.replay.add(step(number, 4, rng))
+    assert learner.update(3) is not None
+    save(capture(learner), path)
+    return learner.actor_arrays()
+
+
+def test_a_resumed_actor_is_published_with_a_report_before_any_step(tmp_path):
+    path = tmp_path / "learner.safetensors"
+    actor = trained(path)
+    with working(checkpoint=path) as channel:
+        said = frames(channel)
+        kind, payload = next(said)
+        assert kind is Kind.PARAMETERS
+        for name, array in unpack_parameters(payload).items():
+            assert np.array_equal(array, actor[name])
+        kind, payload = next(said)
+        assert kind is Kind.REPORT
+        assert json.loads(payload)["updates"] == 3
+
+
+def test_reports_come_without_updates_and_tell_of_refused_steps():
+    with working() as channel:
+        said = reports(channel)
+        assert [next(said)["updates"] for _ in range(2)] == [0, 0]
+        channel.send(Kind.STEP, pack_step(step(0, 65, np.random.default_rng(0))))
+        assert next(report for report in said if report["replay_refused"])["replay_refused"] == 1
