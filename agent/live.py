@@ -10,12 +10,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from time import monotonic_ns
-from typing import Final
+from typing import Any, Final
 
 from agent.act.network import fresh_parameters
 from agent.act.policy import Policy
@@ -58,6 +58,7 @@ class ServiceAgent:
         self._attached: Attachment | None = None
         self._retry_ns = 0
         self._complaint = ""
+        self._problem = ""
         parameters = fresh_parameters(config.seed)
         if config.checkpoint is not None:
             saved = checkpoint.load(config.checkpoint)
@@ -102,6 +103,14 @@ class ServiceAgent:
         if self._learner is not None:
             block.set("learner_updates_total", int(self._learner.report.get("updates", 0)))
             block.set("transitions_dropped_total", self._learner.counters.dropped)
+            self._log_trouble(self._learner.report)
+
+    def _log_trouble(self, report: Mapping[str, Any]) -> None:
+        """What the learner reports again and again is logged once."""
+        problem = report.get("problem", "")
+        if problem and problem != self._problem:
+            log.error("service %s: learner: %s", self._service, problem)
+            self._problem = problem
 
     def _attachment(self, now_ns: int) -> Attachment | None:
         attached = self._attached

@@ -14,6 +14,7 @@ import socket
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -57,6 +58,7 @@ class Worker:
     ) -> None:
         self._channel = channel
         self._process = process
+        self._checkpoint = process.checkpoint
         replay = Replay(settings.replay_steps, settings.max_backends)
         self._learner = Learner(settings, replay)
         self._problem = ""
@@ -85,15 +87,27 @@ class Worker:
 
     def _resume(self) -> bool:
         """From the checkpoint if there is one. A bad one is reported, and learning starts anew."""
-        path = self._process.checkpoint
+        path = self._checkpoint
         if path is None or not path.exists():
             return False
         try:
             restore(self._learner, load(path))
         except CheckpointError as error:
-            self._problem = str(error)
+            self._set_aside(path, str(error))
             return False
         return True
+
+    def _set_aside(self, path: Path, reason: str) -> None:
+        """What cannot be read is kept for whoever can tell why: the next save takes its name."""
+        bad = path.with_name(f"{path.name}.bad")
+        try:
+            path.replace(bad)
+        except OSError as error:
+            # Rather no checkpoint than this one overwritten.
+            self._checkpoint = None
+            self._problem = f"{reason}; nothing is saved, it cannot be moved aside: {error}"
+        else:
+            self._problem = f"{reason}; kept as {bad.name}, learning starts anew"
 
     def _receive(self) -> None:
         waiting_s = 0.0 if self._owed >= 1.0 else 0.5
@@ -144,10 +158,10 @@ class Worker:
 
     def _save(self) -> None:
         self._saved_s = time.monotonic()
-        if self._process.checkpoint is None or self._learner.updates == 0:
+        if self._checkpoint is None or self._learner.updates == 0:
             return
         try:
-            save(capture(self._learner), self._process.checkpoint)
+            save(capture(self._learner), self._checkpoint)
         except (CheckpointError, OSError) as error:
             # A full disk must not end learning; the report tells.
             self._problem = str(error)

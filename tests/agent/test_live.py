@@ -9,12 +9,17 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic_ns
+from typing import ClassVar
 
 import pytest
 
+from agent import live
 from agent.act.network import fresh_parameters
 from agent.learn import checkpoint
+from agent.learn.process import ProcessCounters
 from agent.live import RETRY_NS, ServiceAgent
+from agent.settings import LearnSettings, ProcessSettings
+from agent.steps import Step
 from config.schema import Agent as AgentConfig
 from shm import layout as lo
 from shm import segment
@@ -117,6 +122,45 @@ def test_a_shadow_steps_and_writes_no_weights(name):
     assert decision.weights.shape == (3,)
     assert WeightReader(region).poll(monotonic_ns()) is None
     assert region.words[region.layout.agent + lo.AGENT_SCALAR["steps_total"]] == 1
+    agent.close()
+    region.remove()
+
+
+class Learner:
+    """In the place of the learner's process: keeps what it was made with, reports what we say."""
+
+    made: ClassVar[list[LearnSettings]] = []
+
+    def __init__(self, learn: LearnSettings, process: ProcessSettings, initial: object) -> None:
+        self.made.append(learn)
+        self.report: dict[str, object] = {}
+        self.counters = ProcessCounters()
+
+    def push(self, step: Step) -> bool:
+        return True
+
+    def poll(self) -> None:
+        return None
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def learner(monkeypatch: pytest.MonkeyPatch) -> type[Learner]:
+    monkeypatch.setattr(Learner, "made", [])
+    monkeypatch.setattr(live, "LearnerProcess", Learner)
+    return Learner
+
+
+def test_a_problem_of_the_learner_is_logged_once_until_it_changes(name, learner, caplog):
+    region = make(name)
+    agent = ServiceAgent(name, AgentConfig(mode="learn"))
+    for problem in ("", "disk full", "disk full", "file torn", "file torn"):
+        agent._learner.report = {"problem": problem}
+        agent.step(monotonic_ns())
+    errors = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert [error.rsplit(": ", 1)[1] for error in errors] == ["disk full", "file torn"]
     agent.close()
     region.remove()
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from make import step
 
-from agent.learn.checkpoint import save
+from agent.learn.checkpoint import load, save
 from agent.learn.replay import Replay
 from agent.learn.sac import Learner
 from agent.learn.state import capture
@@ -81,3 +81,35 @@ def test_reports_come_without_updates_and_tell_of_refused_steps():
         assert [next(said)["updates"] for _ in range(2)] == [0, 0]
         channel.send(Kind.STEP, pack_step(step(0, 65, np.random.default_rng(0))))
         assert next(report for report in said if report["replay_refused"])["replay_refused"] == 1
+
+
+def test_a_bad_checkpoint_is_moved_aside_before_its_name_is_saved_to(tmp_path):
+    path, bad = tmp_path / "learner.safetensors", tmp_path / "learner.safetensors.bad"
+    path.write_bytes(b"new garbage")
+    bad.write_bytes(b"old garbage")
+    rng = np.random.default_rng(0)
+    with working(checkpoint=path, publish_s=0.0) as channel:
+        said = reports(channel)
+        assert "truncated" in (problem := next(said)["problem"])
+        assert bad.name in problem
+        assert bad.read_bytes() == b"new garbage"
+        for number in range(20):
+            channel.send(Kind.STEP, pack_step(step(number, 4, rng)))
+        learnt = next(report for report in said if report["updates"])
+        assert learnt["problem"] == problem
+    assert load(path).meta["updates"] > 0
+    assert bad.read_bytes() == b"new garbage"
+
+
+def test_a_bad_checkpoint_that_cannot_be_moved_is_not_overwritten(tmp_path):
+    path, bad = tmp_path / "learner.safetensors", tmp_path / "learner.safetensors.bad"
+    path.write_bytes(b"garbage")
+    bad.mkdir()
+    rng = np.random.default_rng(0)
+    with working(checkpoint=path, publish_s=0.0) as channel:
+        said = reports(channel)
+        assert "nothing is saved" in next(said)["problem"]
+        for number in range(20):
+            channel.send(Kind.STEP, pack_step(step(number, 4, rng)))
+        assert next(report for report in said if report["updates"])
+    assert path.read_bytes() == b"garbage"
