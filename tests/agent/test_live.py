@@ -21,6 +21,7 @@ from agent.live import RETRY_NS, ServiceAgent
 from agent.settings import LearnSettings, ProcessSettings
 from agent.steps import Step
 from config.schema import Agent as AgentConfig
+from config.schema import Config
 from shm import layout as lo
 from shm import segment
 from shm.layout import Layout
@@ -161,6 +162,39 @@ def test_a_problem_of_the_learner_is_logged_once_until_it_changes(name, learner,
         agent.step(monotonic_ns())
     errors = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
     assert [error.rsplit(": ", 1)[1] for error in errors] == ["disk full", "file torn"]
+    agent.close()
+    region.remove()
+
+
+@pytest.mark.parametrize("slots", [1, 64, 256, 1024])
+def test_the_learner_takes_as_many_backends_as_the_service_has_slots(
+    name, learner, monkeypatch, slots
+):
+    monkeypatch.setattr("agent.live.signal.signal", lambda *_: None)
+    monkeypatch.setattr(live, "pace", lambda *_: None)
+    service = {
+        "name": name,
+        "listen": "127.0.0.1:9",
+        "weights": "agent",
+        "slots": slots,
+        "backends": [{"name": "a", "address": "127.0.0.1:10"}],
+    }
+    live.run(Config.model_validate({"services": [service], "agent": {"mode": "learn"}}))
+    (settings,) = learner.made
+    assert settings.max_backends == slots
+    assert 512 <= settings.replay_steps <= 4096
+    # Twice what the usual replay takes, at most.
+    assert settings.replay_steps * slots <= 2 * 4096 * 64
+
+
+def test_refused_steps_are_logged_once(name, learner, caplog):
+    region = make(name)
+    agent = ServiceAgent(name, AgentConfig(mode="learn"))
+    for refused in (0, 3, 4):
+        agent._learner.report = {"replay_refused": refused}
+        agent.step(monotonic_ns())
+    (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert "3 so far" in warning.getMessage()
     agent.close()
     region.remove()
 
