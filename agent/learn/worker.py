@@ -20,11 +20,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from agent.act.network import ParameterError
 from agent.learn.checkpoint import CheckpointError, load, save
 from agent.learn.replay import Replay
 from agent.learn.sac import Learner, Losses
 from agent.learn.state import capture, restore
-from agent.learn.wire import Channel, ChannelClosed, Kind, pack_parameters, unpack_step
+from agent.learn.wire import (
+    Channel,
+    ChannelClosed,
+    Kind,
+    pack_parameters,
+    unpack_parameters,
+    unpack_step,
+)
 from agent.settings import LearnSettings, ProcessSettings
 
 # Updates that may wait for a slow core, in steps: beyond, learning falls behind rather than late.
@@ -37,13 +45,12 @@ def serve(
     sock: socket.socket,
     settings: LearnSettings,
     process: ProcessSettings,
-    initial: Mapping[str, NDArray[np.float32]] | None,
 ) -> None:
     """Run until the acting side closes its end; save at the end."""
     # Ctrl-C reaches the whole process group; the end of stream is what ends us, after saving.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
-    Worker(Channel(sock, process.pending_bytes), settings, process, initial).run()
+    Worker(Channel(sock, process.pending_bytes), settings, process).run()
 
 
 class Worker:
@@ -54,7 +61,6 @@ class Worker:
         channel: Channel,
         settings: LearnSettings,
         process: ProcessSettings,
-        initial: Mapping[str, NDArray[np.float32]] | None,
     ) -> None:
         self._channel = channel
         self._process = process
@@ -62,13 +68,11 @@ class Worker:
         replay = Replay(settings.replay_steps, settings.max_backends)
         self._learner = Learner(settings, replay)
         self._problem = ""
-        resumed = self._resume()
-        if not resumed and initial is not None:
-            self._learner.load_actor(initial)
+        self._resumed = self._resume()
         self._losses: Losses | None = None
         self._owed = 0.0
         # The acting side has what we began with, unless that came from the checkpoint.
-        self._published_updates = None if resumed else self._learner.updates
+        self._published_updates = None if self._resumed else self._learner.updates
         self._published_s = self._reported_s = -math.inf
         self._reported: tuple[str, int] | None = None
         self._saved_s = time.monotonic()
@@ -114,9 +118,21 @@ class Worker:
         select.select([self._channel], [], [], waiting_s)
         settings = self._learner.settings
         for kind, payload in self._channel.receive():
-            if kind is Kind.STEP and self._learner.replay.add(unpack_step(payload)):
+            if kind is Kind.PARAMETERS:
+                self._begin_with(unpack_parameters(payload))
+            elif kind is Kind.STEP and self._learner.replay.add(unpack_step(payload)):
                 limit = BACKLOG_STEPS * settings.updates_per_step
                 self._owed = min(self._owed + settings.updates_per_step, limit)
+
+    def _begin_with(self, actor: Mapping[str, NDArray[np.float32]]) -> None:
+        """The acting side's parameters, its first message: a checkpoint knows more than they do."""
+        if self._resumed:
+            return
+        try:
+            self._learner.load_actor(actor)
+        except ParameterError as error:
+            # They may come from a learner that diverged; dying of them would repeat for ever.
+            self._problem = f"learning starts anew: {error}"
 
     def _update(self) -> None:
         if self._owed < 1.0:

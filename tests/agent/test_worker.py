@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from make import step
 
+from agent.act.network import fresh_parameters
 from agent.learn.checkpoint import load, save
 from agent.learn.replay import Replay
 from agent.learn.sac import Learner
 from agent.learn.state import capture
-from agent.learn.wire import Channel, Kind, pack_step, unpack_parameters
+from agent.learn.wire import Channel, Kind, pack_parameters, pack_step, unpack_parameters
 from agent.learn.worker import Worker
 from agent.settings import LearnSettings, ProcessSettings
 
@@ -27,7 +28,7 @@ def working(settings=SETTINGS, **process):
     """Our end of a worker's channel; the worker has saved and left once this is over."""
     ours, theirs = socket.socketpair()
     channel = Channel(ours, PENDING)
-    worker = Worker(Channel(theirs, PENDING), settings, ProcessSettings(**process), None)
+    worker = Worker(Channel(theirs, PENDING), settings, ProcessSettings(**process))
     thread = threading.Thread(target=worker.run, daemon=True)
     thread.start()
     try:
@@ -41,7 +42,8 @@ def working(settings=SETTINGS, **process):
 
 def frames(channel):
     """What the worker says, as it says it."""
-    while select.select([channel], [], [], 60.0)[0]:
+    while any(select.select([channel], [channel] if channel.pending else [], [], 60.0)):
+        channel.flush()
         yield from channel.receive()
     pytest.fail("nothing came")
 
@@ -113,3 +115,44 @@ def test_a_bad_checkpoint_that_cannot_be_moved_is_not_overwritten(tmp_path):
             channel.send(Kind.STEP, pack_step(step(number, 4, rng)))
         assert next(report for report in said if report["updates"])
     assert path.read_bytes() == b"garbage"
+
+
+def begin(channel, actor):
+    """Send `actor` and steps enough to learn from; the parameters that come back."""
+    channel.send(Kind.PARAMETERS, pack_parameters(actor))
+    rng = np.random.default_rng(0)
+    for number in range(20):
+        channel.send(Kind.STEP, pack_step(step(number, 4, rng)))
+    return (
+        unpack_parameters(payload) for kind, payload in frames(channel) if kind is Kind.PARAMETERS
+    )
+
+
+def furthest(one, other):
+    return max(np.abs(one[name] - other[name]).max() for name in other)
+
+
+def test_a_learner_begins_with_the_parameters_it_is_sent_first():
+    sent = fresh_parameters(5)
+    with working() as channel:
+        # A few updates move each parameter by about the learning rate, another seed by far more.
+        assert furthest(next(begin(channel, sent)), sent) < 0.03
+    assert furthest(fresh_parameters(0), sent) > 0.1
+
+
+def test_a_resumed_learner_keeps_its_actor_whatever_it_is_sent(tmp_path):
+    path = tmp_path / "learner.safetensors"
+    actor = trained(path)
+    with working(checkpoint=path, publish_s=0.0) as channel:
+        published = begin(channel, fresh_parameters(5))
+        assert furthest(next(published), actor) == 0.0
+        # The next set comes after what was sent.
+        assert furthest(next(published), actor) < 0.03
+
+
+def test_parameters_that_are_not_finite_do_not_end_the_learner():
+    broken = {name: array * np.nan for name, array in fresh_parameters(0).items()}
+    with working() as channel:
+        channel.send(Kind.PARAMETERS, pack_parameters(broken))
+        report = next(report for report in reports(channel) if report["problem"])
+        assert "not finite" in report["problem"]
