@@ -10,12 +10,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from time import monotonic_ns
-from typing import Final
+from typing import Any, Final
 
 from agent.act.network import fresh_parameters
 from agent.act.policy import Policy
@@ -23,6 +23,7 @@ from agent.agent import Agent, Decision
 from agent.learn import checkpoint
 from agent.learn.process import LearnerProcess
 from agent.settings import AgentSettings, LearnSettings, PolicySettings, ProcessSettings
+from config.relations import DEFAULT_SLOTS
 from config.schema import Agent as AgentConfig
 from config.schema import Config
 from shm.errors import RegionAbsent, RegionBusy, RegionError
@@ -36,6 +37,15 @@ RETRY_NS: Final = 100_000_000
 """How often a region that is not there is looked for."""
 MODES: Final = {"learn": 1, "frozen": 2, "shadow": 3}
 """As the region's `mode` word tells them."""
+LEAST_REPLAY_STEPS: Final = 512
+"""Of the learner, however many backends there may be: less is too little to draw from."""
+
+
+def learn_settings(seed: int, slots: int) -> LearnSettings:
+    """As many backends as the region has slots; fewer steps then, so that memory stays bounded."""
+    usual = LearnSettings()
+    steps = max(LEAST_REPLAY_STEPS, usual.replay_steps * usual.max_backends // slots)
+    return LearnSettings(seed=seed, max_backends=slots, replay_steps=min(steps, usual.replay_steps))
 
 
 @dataclass
@@ -50,14 +60,16 @@ class Attachment:
 class ServiceAgent:
     """The agent of one service: waits for its region, steps, starts over when it is replaced."""
 
-    def __init__(self, service: str, config: AgentConfig) -> None:
-        """Raises CheckpointError where the configured policy cannot be used."""
+    def __init__(self, service: str, config: AgentConfig, slots: int = DEFAULT_SLOTS) -> None:
+        """`slots` are the service's. Raises CheckpointError if the policy cannot be used."""
         self._service = service
         self._config = config
         self._expiry_ns = config.expiry_ms * 1_000_000
         self._attached: Attachment | None = None
         self._retry_ns = 0
         self._complaint = ""
+        self._problem = ""
+        self._refusing = False
         parameters = fresh_parameters(config.seed)
         if config.checkpoint is not None:
             saved = checkpoint.load(config.checkpoint)
@@ -66,7 +78,7 @@ class ServiceAgent:
         if config.mode == "learn":
             save = None if config.save is None else Path(config.save) / f"{service}.safetensors"
             self._learner = LearnerProcess(
-                LearnSettings(seed=config.seed),
+                learn_settings(config.seed, slots),
                 ProcessSettings(checkpoint=save, checkpoint_every_s=config.save_every_s),
                 parameters,
             )
@@ -102,6 +114,22 @@ class ServiceAgent:
         if self._learner is not None:
             block.set("learner_updates_total", int(self._learner.report.get("updates", 0)))
             block.set("transitions_dropped_total", self._learner.counters.dropped)
+            self._log_trouble(self._learner.report)
+
+    def _log_trouble(self, report: Mapping[str, Any]) -> None:
+        """What the learner reports again and again is logged once."""
+        problem = report.get("problem", "")
+        if problem and problem != self._problem:
+            log.error("service %s: learner: %s", self._service, problem)
+            self._problem = problem
+        refused = report.get("replay_refused", 0)
+        if refused and not self._refusing:
+            log.warning(
+                "service %s: learner: refuses steps, too many backends (%d so far)",
+                self._service,
+                refused,
+            )
+            self._refusing = True
 
     def _attachment(self, now_ns: int) -> Attachment | None:
         attached = self._attached
@@ -164,7 +192,7 @@ def run(config: Config, observer: Callable[[str, Decision], None] | None = None)
         for service in config.services:
             if service.weights != "agent" and config.agent.mode != "shadow":
                 continue
-            services[service.name] = agent = ServiceAgent(service.name, config.agent)
+            services[service.name] = agent = ServiceAgent(service.name, config.agent, service.slots)
             stack.callback(agent.close)
         if not services:
             log.warning("no service takes its weights from the agent: nothing to do")

@@ -26,6 +26,7 @@ from agent.learn.wire import (
     Channel,
     ChannelClosed,
     Kind,
+    pack_parameters,
     pack_step,
     unpack_parameters,
 )
@@ -46,14 +47,12 @@ class ProcessCounters:
     crashes: int = 0
 
 
-def _enter(
-    sock: socket.socket, learn: LearnSettings, process: ProcessSettings, initial: Arrays | None
-) -> None:
+def _enter(sock: socket.socket, learn: LearnSettings, process: ProcessSettings) -> None:
     """The new process's first function: torch is imported here, on the other side."""
     os.nice(process.niceness)
     from agent.learn.worker import serve
 
-    serve(sock, learn, process, initial)
+    serve(sock, learn, process)
 
 
 class LearnerProcess:
@@ -142,7 +141,7 @@ class LearnerProcess:
         with theirs:
             self._child = self._context.Process(
                 target=_enter,
-                args=(theirs, self._learn, self._process, self._parameters),
+                args=(theirs, self._learn, self._process),
                 name="lbd-learner",
                 daemon=True,
             )
@@ -152,6 +151,13 @@ class LearnerProcess:
         self._started_s = self._clock_s()
         self._start_at_s = None
         self.counters.starts += 1
+        if self._parameters is None:
+            return
+        # Not among the arguments: those go through a pipe that waits for the child to read.
+        try:
+            self._channel.send(Kind.PARAMETERS, pack_parameters(self._parameters))
+        except ChannelClosed:
+            self._crashed()
 
     def _crashed(self) -> None:
         now_s = self._clock_s()

@@ -27,7 +27,10 @@ READ_BYTES: Final = 1 << 16
 
 
 class Kind(IntEnum):
-    """STEP goes to the learner, PARAMETERS and REPORT come from it."""
+    """STEP goes to the learner, REPORT comes from it.
+
+    PARAMETERS come from it too, but for the first message to it: what it is to begin with.
+    """
 
     STEP = 1
     PARAMETERS = 2

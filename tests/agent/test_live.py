@@ -9,13 +9,19 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic_ns
+from typing import ClassVar
 
 import pytest
 
+from agent import live
 from agent.act.network import fresh_parameters
 from agent.learn import checkpoint
+from agent.learn.process import ProcessCounters
 from agent.live import RETRY_NS, ServiceAgent
+from agent.settings import LearnSettings, ProcessSettings
+from agent.steps import Step
 from config.schema import Agent as AgentConfig
+from config.schema import Config
 from shm import layout as lo
 from shm import segment
 from shm.layout import Layout
@@ -117,6 +123,78 @@ def test_a_shadow_steps_and_writes_no_weights(name):
     assert decision.weights.shape == (3,)
     assert WeightReader(region).poll(monotonic_ns()) is None
     assert region.words[region.layout.agent + lo.AGENT_SCALAR["steps_total"]] == 1
+    agent.close()
+    region.remove()
+
+
+class Learner:
+    """In the place of the learner's process: keeps what it was made with, reports what we say."""
+
+    made: ClassVar[list[LearnSettings]] = []
+
+    def __init__(self, learn: LearnSettings, process: ProcessSettings, initial: object) -> None:
+        self.made.append(learn)
+        self.report: dict[str, object] = {}
+        self.counters = ProcessCounters()
+
+    def push(self, step: Step) -> bool:
+        return True
+
+    def poll(self) -> None:
+        return None
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def learner(monkeypatch: pytest.MonkeyPatch) -> type[Learner]:
+    monkeypatch.setattr(Learner, "made", [])
+    monkeypatch.setattr(live, "LearnerProcess", Learner)
+    return Learner
+
+
+def test_a_problem_of_the_learner_is_logged_once_until_it_changes(name, learner, caplog):
+    region = make(name)
+    agent = ServiceAgent(name, AgentConfig(mode="learn"))
+    for problem in ("", "disk full", "disk full", "file torn", "file torn"):
+        agent._learner.report = {"problem": problem}
+        agent.step(monotonic_ns())
+    errors = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert [error.rsplit(": ", 1)[1] for error in errors] == ["disk full", "file torn"]
+    agent.close()
+    region.remove()
+
+
+@pytest.mark.parametrize("slots", [1, 64, 256, 1024])
+def test_the_learner_takes_as_many_backends_as_the_service_has_slots(
+    name, learner, monkeypatch, slots
+):
+    monkeypatch.setattr("agent.live.signal.signal", lambda *_: None)
+    monkeypatch.setattr(live, "pace", lambda *_: None)
+    service = {
+        "name": name,
+        "listen": "127.0.0.1:9",
+        "weights": "agent",
+        "slots": slots,
+        "backends": [{"name": "a", "address": "127.0.0.1:10"}],
+    }
+    live.run(Config.model_validate({"services": [service], "agent": {"mode": "learn"}}))
+    (settings,) = learner.made
+    assert settings.max_backends == slots
+    assert 512 <= settings.replay_steps <= 4096
+    # Twice what the usual replay takes, at most.
+    assert settings.replay_steps * slots <= 2 * 4096 * 64
+
+
+def test_refused_steps_are_logged_once(name, learner, caplog):
+    region = make(name)
+    agent = ServiceAgent(name, AgentConfig(mode="learn"))
+    for refused in (0, 3, 4):
+        agent._learner.report = {"replay_refused": refused}
+        agent.step(monotonic_ns())
+    (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert "3 so far" in warning.getMessage()
     agent.close()
     region.remove()
 

@@ -1,6 +1,7 @@
 """The learner as a real process; waits are on what it does, with a deadline, not on time."""
 
 import os
+import pickle
 import select
 import signal
 import subprocess
@@ -107,5 +108,24 @@ def test_a_bad_checkpoint_is_reported_and_learning_starts_anew(tmp_path, content
         feed(learner, 0, 20)
         until(lambda: learner.poll() is None and learner.report)
         assert "truncated or not a checkpoint" in learner.report["problem"]
+    finally:
+        learner.close(30.0)
+
+
+def test_what_a_new_process_is_given_fits_a_pipe_that_no_one_reads_yet(monkeypatch):
+    given = []
+    learner = LearnerProcess(SETTINGS, ProcessSettings(restart_first_s=0.0), fresh_parameters(0))
+    make = learner._context.Process
+
+    def process(**kwargs):
+        given.append(kwargs["args"])
+        return make(**kwargs)
+
+    monkeypatch.setattr(learner._context, "Process", process)
+    try:
+        os.kill(learner.pid, signal.SIGKILL)
+        until(lambda: learner.poll() is None and learner.counters.starts == 2)
+        ((_, *settings),) = given
+        assert len(pickle.dumps(settings)) < select.PIPE_BUF
     finally:
         learner.close(30.0)
