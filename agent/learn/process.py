@@ -10,6 +10,7 @@ pause that doubles, from the last checkpoint or else the last parameters. The re
 
 from __future__ import annotations
 
+import atexit
 import json
 import multiprocessing
 import os
@@ -78,6 +79,9 @@ class LearnerProcess:
         self.counters = ProcessCounters()
         self.report: dict[str, Any] = {}
         self._start()
+        # At exit multiprocessing sends SIGTERM, which the child ignores, and waits for it. What is
+        # registered last runs first, and `_start` has it register its own.
+        atexit.register(self.close)
 
     @property
     def alive(self) -> bool:
@@ -124,6 +128,7 @@ class LearnerProcess:
 
     def close(self, timeout_s: float = 10.0) -> None:
         """End the process: it saves and leaves by itself, or is killed after `timeout_s`."""
+        atexit.unregister(self.close)
         self._start_at_s = None
         if self._channel is not None:
             self._channel.close()

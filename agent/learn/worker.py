@@ -47,8 +47,10 @@ def serve(
     process: ProcessSettings,
 ) -> None:
     """Run until the acting side closes its end; save at the end."""
-    # Ctrl-C reaches the whole process group; the end of stream is what ends us, after saving.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C and a service manager reach the whole group; the end of stream is what ends us, after
+    # saving.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
     Worker(Channel(sock, process.pending_bytes), settings, process).run()
 

@@ -129,3 +129,39 @@ def test_what_a_new_process_is_given_fits_a_pipe_that_no_one_reads_yet(monkeypat
         assert len(pickle.dumps(settings)) < select.PIPE_BUF
     finally:
         learner.close(30.0)
+
+
+def test_a_signal_to_the_whole_group_leaves_the_learner_to_save(tmp_path):
+    path = tmp_path / "learner.safetensors"
+    learner = LearnerProcess(SETTINGS, ProcessSettings(checkpoint=path, publish_s=0.0))
+    try:
+        feed(learner, 0, 20)
+        assert until(learner.poll)
+        before = learner.counters.received
+        for number in (signal.SIGTERM, signal.SIGINT):
+            os.kill(learner.pid, number)
+        feed(learner, 20, 20)
+        until(lambda: learner.poll() is None and learner.counters.received > before)
+        assert learner.counters.crashes == 0
+        assert not path.exists()
+    finally:
+        learner.close(30.0)
+    assert load(path).meta["updates"] > 0
+
+
+def test_a_parent_that_forgets_to_close_still_ends(tmp_path):
+    code = (
+        "import select\n"
+        "from agent.learn.process import LearnerProcess\n"
+        "from agent.settings import LearnSettings, ProcessSettings\n"
+        "if __name__ == '__main__':\n"
+        "    learner = LearnerProcess(LearnSettings(), ProcessSettings())\n"
+        "    while not learner.report:\n"
+        "        select.select([learner._channel], [], [])\n"
+        "        learner.poll()\n"
+    )
+    script = tmp_path / "parent.py"
+    script.write_text(code)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(["", *sys.path])}
+    done = subprocess.run([sys.executable, script], env=env, timeout=60, check=False)
+    assert done.returncode == 0
