@@ -50,10 +50,10 @@ NAME_BYTES: Final = 64
 S_IDENTITY: Final = 0
 S_WEIGHT: Final = 1  # f64, as configured
 S_NAME: Final = 2  # 6 words
-S_ADDRESS: Final = 8  # 16 words
-SLOT_WORDS: Final = 24
+S_ADDRESS: Final = 8  # 34 words: the longest host name and a port
+SLOT_WORDS: Final = 48
 SLOT_NAME_BYTES: Final = 48
-SLOT_ADDRESS_BYTES: Final = 128
+SLOT_ADDRESS_BYTES: Final = 272
 
 # Counter rows of a worker. `flows` is f64 (exact up to 2**53) so that dispatch multiplies without a
 # conversion; `waiting_start_ns` is a sum modulo 2**64, from which waiting * now - sum is the summed
