@@ -112,11 +112,14 @@ class Worker:
         for service in self._services:
             service.check(now_ns)
         if self._draining:
-            if not any(service.relays for service in self._services):
-                self._stop()
+            self._stop_if_done()
         else:
             for listener in self._listeners:
                 listener.resume()
+
+    def _stop_if_done(self) -> None:
+        if not any(service.relays for service in self._services):
+            self._stop()
 
     def _stop(self) -> None:
         self._loop.stop()
@@ -130,6 +133,7 @@ class Worker:
             listener.close()
         drain_s = max(service.config.timeouts.drain_s for service in self._services)
         self._loop.call_later(drain_s, self._stop)
+        self._loop.call_soon(self._stop_if_done)
 
     def _supervisor_gone(self) -> None:
         self._loop.remove_reader(sys.stdin.fileno())

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -28,6 +29,7 @@ from shm.region import Region
 from shm.snapshot import Snapshot
 
 ROOT = Path(__file__).resolve().parents[2]
+ORPHAN_S = 10.0
 _numbers = itertools.count()
 
 
@@ -183,7 +185,11 @@ class Daemon:
                 self.process.kill()
                 self.process.wait()
         left = []
+        # Workers of a supervisor that was killed leave by themselves, a moment after it.
+        deadline_s = time.monotonic() + ORPHAN_S
         for pid in self._known:
+            while is_alive(pid) and _is_worker(pid) and time.monotonic() < deadline_s:
+                time.sleep(0.005)
             if is_alive(pid) and _is_worker(pid):
                 left.append(f"worker {pid}")
                 os.kill(pid, signal.SIGKILL)
