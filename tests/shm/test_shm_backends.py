@@ -89,7 +89,10 @@ def test_a_text_that_does_not_fit_changes_nothing(create: Create) -> None:
     region = create()
     region.remove_backend(add(region, 0))
     before = region.u64.copy()
-    for name, address in (("é" * 25, "h:1"), ("a", "x" * 129)):
+    for name, address in (
+        ("é" * (lo.SLOT_NAME_BYTES // 2 + 1), "h:1"),
+        ("a", "x" * (lo.SLOT_ADDRESS_BYTES + 1)),
+    ):
         with pytest.raises(RegionError, match="does not fit"):
             region.add_backend(name, address, 9.0)
     assert (before == region.u64).all()
