@@ -46,7 +46,10 @@ _OWN_LIMITS: Final = frozenset(
 
 
 def _connect_outcome(error: int | None) -> Outcome:
-    return Outcome.LOCAL_FAILED if error in _OWN_LIMITS else Outcome.CONNECT_FAILED
+    if error in _OWN_LIMITS:
+        return Outcome.LOCAL_FAILED
+    # A refusal is ECONNREFUSED; this one was accepted and reset before we looked.
+    return Outcome.BACKEND_RESET if error == errno.ECONNRESET else Outcome.CONNECT_FAILED
 
 
 class Relay:
