@@ -21,6 +21,8 @@ BENCHES = {
     "reader": "testbed.bench.reader",
     "flows": "testbed.bench.flows",
     "torn": "testbed.bench.torn",
+    "gradient": "testbed.bench.gradient",
+    "learning": "testbed.bench.learning",
 }
 
 WORDS = ("policy", "case", "kind", "killed", "note")
