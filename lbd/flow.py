@@ -1,7 +1,7 @@
 """A flow: what is known of one connection from accept to close, and what each event means.
 
 Lives here: the times and the transitions, pure, with `now_ns` given. Never here: sockets, clocks,
-shared memory. Upstream: `lbd.relay` tells it what happened. Downstream: a `Ledger` records it.
+access to shared memory. Upstream: `lbd.relay` tells it what happened. Downstream: a `Ledger`.
 
     dispatched ──► connected ──► first server byte ──► ended
          └──────────────┴──────────────┴────► ended (with the outcome of whoever ended it)
@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import enum
 from typing import Protocol
+
+from shm.layout import BACKEND_FAILURES
 
 
 class Outcome(enum.Enum):
@@ -28,14 +30,7 @@ class Outcome(enum.Enum):
     SHUTDOWN = "shutdown_total"
 
 
-BACKEND_FAULT = frozenset(
-    (
-        Outcome.CONNECT_FAILED,
-        Outcome.CONNECT_TIMEOUT,
-        Outcome.BACKEND_RESET,
-        Outcome.BACKEND_SILENT,
-    )
-)
+BACKEND_FAULT = frozenset(outcome for outcome in Outcome if outcome.value in BACKEND_FAILURES)
 """The backend failed the flow: never a quick success."""
 
 
