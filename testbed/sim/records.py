@@ -226,4 +226,3 @@ def grown(state: State) -> State:
         station["head"] = 0
     wider = ("heap_virtual", "heap_flow", "ring", "deferred_s", "deferred")
     return state._replace(**{name: doubled(getattr(state, name)) for name in wider})
-

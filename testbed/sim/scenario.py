@@ -168,8 +168,9 @@ class Scenario(Model):
             raise ValueError(f"{self.name}: link_s must be (least, most)")
         for event in self.events:
             if event.server >= len(self.backends):
-                raise ValueError(f"{self.name}: an event names server {event.server} of "
-                                 f"{len(self.backends)}")
+                raise ValueError(
+                    f"{self.name}: an event names server {event.server} of {len(self.backends)}"
+                )
         return self
 
     @property

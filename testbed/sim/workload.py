@@ -26,7 +26,7 @@ STAGES = 5
 class Workload:
     """F flows in order of arrival at their balancers.
 
-    at_s (F,), balancer (F,), client (F,) identifies the source, work_s (F, STAGES) seconds of work
+    at_s (F,), balancer (F,), client (F,) is a hash of the source, work_s (F, STAGES) seconds of work
     at speed 1, CPU and I/O in turn; there_s, back_s (F,) to and from the server, edge_s (F,)
     between client and balancer, both ways together.
     """
@@ -53,12 +53,16 @@ def draw_workload(scenario: Scenario, seed: int) -> Workload:
     return Workload(
         at_s=at_s,
         balancer=streams[1].integers(scenario.balancers, size=count),
-        client=streams[2].integers(scenario.clients, size=count),
+        client=_clients(scenario.clients, count, streams[2]),
         work_s=_work(scenario.applications, count, streams[3]),
         there_s=links[0],
         back_s=links[1],
         edge_s=links[2] + links[3],
     )
+
+
+def _clients(clients: int, count: int, rng: np.random.Generator) -> Integers:
+    return rng.integers(1 << 62, size=clients)[rng.integers(clients, size=count)]
 
 
 def arrival_times(scenario: Scenario, rng: np.random.Generator) -> Floats:
@@ -118,9 +122,7 @@ def _rate_curve(scenario: Scenario, rng: np.random.Generator) -> tuple[Floats, F
     return np.stack([starts, ends], axis=1).ravel(), curve.ravel()
 
 
-def _work(
-    applications: tuple[Application, ...], count: int, rng: np.random.Generator
-) -> Floats:
+def _work(applications: tuple[Application, ...], count: int, rng: np.random.Generator) -> Floats:
     shares = np.array([application.share for application in applications])
     kind = rng.choice(len(applications), size=count, p=shares / shares.sum())
     work_s = np.zeros((count, STAGES))

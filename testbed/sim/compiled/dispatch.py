@@ -276,7 +276,9 @@ def _oracle(s: State, flow: int) -> int:
     for slot in s.usable[: s.world[0].usable]:
         cpu, io = s.stations[slot], s.stations[slot + count]
         # Since `since_s` the station has worked on; at one of many CPUs, job by job.
-        cpu_left = cpu.left_s - (now_s - cpu.since_s) * cpu.speed * min(float(cpu.serving), cpu.cpus)
+        cpu_left = cpu.left_s - (now_s - cpu.since_s) * cpu.speed * min(
+            float(cpu.serving), cpu.cpus
+        )
         io_left = io.left_s - (now_s - io.since_s) * io.speed * min(float(io.serving), 1.0)
         alone_s = cpu_s / cpu.speed + io_s / io.speed
         queued_s = max((cpu_left + cpu_s) / (cpu.speed * cpu.cpus), (io_left + io_s) / io.speed)

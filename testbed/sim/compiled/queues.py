@@ -64,9 +64,7 @@ def _push(s: State, at: int, done_at: float, flow: int) -> None:
     s.stations[at].serving += 1
     while hole > 0:
         parent = (hole - 1) >> 1
-        if keys[at, parent] < done_at or (
-            keys[at, parent] == done_at and flows[at, parent] < flow
-        ):
+        if keys[at, parent] < done_at or (keys[at, parent] == done_at and flows[at, parent] < flow):
             break
         keys[at, hole], flows[at, hole] = keys[at, parent], flows[at, parent]
         hole = parent
