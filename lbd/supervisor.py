@@ -19,11 +19,15 @@ from typing import Final
 
 from config.address import Address
 from config.schema import Config
+from lbd.activation import Activation
 from lbd.http import HttpServer, metrics_application
 from lbd.metrics import Metrics
 from lbd.sockets import ListenError, listen, resolve
 from lbd.worker import Assignment
-from shm.layout import SCALAR, Layout
+from sd.notify import Notifier
+from sd.sockets import take
+from shm.layout import ROW, SCALAR, Layout
+from shm.reader import Reader
 from shm.region import Region
 from shm.worker import retire, scalars_view
 
@@ -47,11 +51,14 @@ BIND_PATIENCE_S: Final = 2.0
 class Supervisor:
     """One daemon. `run` returns when it was told to stop and everything is cleaned up.
 
-    Raises ListenError, RegionError before any worker is started; nothing is left behind then.
+    Raises ListenError, ActivationError, RegionError before any worker is started; nothing is left
+    behind then.
     """
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self._manager = Notifier.of(os.environ)
+        self._activation = Activation(take(os.environ))
         self._sockets: list[list[socket.socket]] = []
         self._regions: list[Region] = []
         self._workers: dict[int, asyncio.subprocess.Process] = {}
@@ -82,7 +89,9 @@ class Supervisor:
                 # The workers resolve it themselves; here it fails before anything is bound.
                 resolve(backend.address)
         for service in config.services:
-            self._sockets.append(await _listen(service.listen, config.workers))
+            passed = self._activation.take(service.listen, config.workers)
+            self._sockets.append(passed or await _listen(service.listen, config.workers))
+        self._activation.finish()
         for service in config.services:
             samples = -(-service.reservoir.size // config.workers)
             region = Region.create(service.name, Layout(config.workers, service.slots, samples))
@@ -108,7 +117,7 @@ class Supervisor:
         for service, sockets in zip(self._config.services, self._sockets, strict=False):
             for sock in sockets:
                 sock.close()
-            if service.listen.kind == "unix":
+            if service.listen.kind == "unix" and not self._activation.holds(service.listen):
                 Path(service.listen.path).unlink(missing_ok=True)
         self._sockets.clear()
 
@@ -170,6 +179,8 @@ class Supervisor:
             if not ready and all(map(self._last_beat_ns, range(self._config.workers))):
                 ready = True
                 log.info("ready: %s", services)
+                self._manager.tell(READY=1)
+            self._manager.beat(now_ns, self._status)
             for region in self._regions:
                 region.beat(now_ns)
             for index, process in list(self._workers.items()):
@@ -184,6 +195,11 @@ class Supervisor:
                     _signal(process, signal.SIGKILL)
             await asyncio.sleep(BEAT_S)
 
+    def _status(self) -> str:
+        """One line for the service manager."""
+        flows = sum(int(Reader(region).counters()[ROW["flows"]].sum()) for region in self._regions)
+        return f"{len(self._workers)} of {self._config.workers} workers, {flows} flows in progress"
+
     def _last_beat_ns(self, index: int) -> int:
         """0 until the worker serves all services."""
         return min(
@@ -195,6 +211,7 @@ class Supervisor:
     def _stop(self, number: signal.Signals) -> None:
         """TERM and INT end flows at once, QUIT lets them finish; a second signal ends them too."""
         graceful = number == signal.SIGQUIT and not self._stopping.is_set()
+        self._manager.tell(STOPPING=1)
         log.info("%s: stopping%s", number.name, ", flows may finish" if graceful else "")
         self._stopping.set()
         self._close_listeners()

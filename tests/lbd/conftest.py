@@ -41,7 +41,8 @@ def launch(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
     started: list[Daemon] = []
 
     def start(*services: dict[str, Any], **settings: Any) -> Daemon:
-        popen = {key: settings.pop(key) for key in ("wrap", "preexec_fn") if key in settings}
+        own = ("wrap", "preexec_fn", "pass_fds")
+        popen = {key: settings.pop(key) for key in own if key in settings}
         config = {**settings, "services": list(services)}
         started.append(Daemon(config, tmp_path, **popen))
         return started[-1]
