@@ -7,6 +7,7 @@ array that a kernel owns. Times are u64 nanoseconds of CLOCK_MONOTONIC. One writ
 
     header          supervisor   identity of the region, geometry, heartbeat, active bitmap
     slot table      supervisor   one row a backend: identity, configured weight, name, address
+    states          supervisor   one word a slot and row: which backends may be used, and how much
     retired         supervisor   what dead workers had counted, kept so that totals never go back,
                                  then their histograms
     agent           agent        its heartbeat, and `depth` weight frames
@@ -43,8 +44,10 @@ H_CREATED_NS: Final = 9
 H_HEARTBEAT_NS: Final = 10
 H_NEXT_IDENTITY: Final = 11
 H_EPOCH: Final = 12  # odd while the supervisor moves a dead worker's counts to `retired`
+H_STATES: Final = 13  # grows with every change of a backend, its weight or its state
 H_NAME: Final = 16  # 8 words of UTF-8
 H_BITMAP: Final = 32  # MAX_SLOTS / 64 words; bit s of word s // 64 is slot s
+H_USABLE: Final = 48  # likewise: slots that may get new flows
 HEADER_WORDS: Final = 64
 NAME_BYTES: Final = 64
 
@@ -56,6 +59,24 @@ S_ADDRESS: Final = 8  # 34 words: the longest host name and a port
 SLOT_WORDS: Final = 48
 SLOT_NAME_BYTES: Final = 48
 SLOT_ADDRESS_BYTES: Final = 272
+
+# Rows of the states, one word a slot. `flags` are those of `shm.states.Flag`; `share` is f64, the
+# part of its fair share of new flows that a backend gets; 0 in `max_flows` and `end_by_ns` is no
+# limit.
+STATES: Final = (
+    "flags",
+    "share",
+    "max_flows",
+    "end_by_ns",
+    "since_ns",
+    "check_ns",
+    "checks_total",
+    "checks_failed_total",
+    "downs_total",
+    "ejections_total",
+    "ejections_refused_total",
+)
+STATE: Final = {name: index for index, name in enumerate(STATES)}
 
 # Counter rows of a worker. `flows` is f64 (exact up to 2**53) so that dispatch multiplies without a
 # conversion; `waiting_start_ns` is a sum modulo 2**64, from which waiting * now - sum is the summed
@@ -116,7 +137,7 @@ SCALARS: Final = (
     "fallback_total",
 )
 SCALAR: Final = {name: index for index, name in enumerate(SCALARS)}
-SCALAR_WORDS: Final = 32
+SCALAR_WORDS: Final = 64
 
 # Reservoirs of a backend, in this order; one more, of the service, holds inter-arrival times.
 KINDS: Final = ("duration", "fct")
@@ -195,8 +216,12 @@ class Layout:
         return FRAME_HEAD_WORDS + self.cache_words
 
     @property
-    def retired(self) -> int:
+    def states(self) -> int:
         return self.slot_table + SLOT_WORDS * self.slots
+
+    @property
+    def retired(self) -> int:
+        return self.states + len(STATES) * self.slots
 
     @property
     def histogram_words(self) -> int:
