@@ -284,7 +284,7 @@ def observe(
     relative = log_speed - log_speed.sum() / np.float32(max(count, 1))
     features[:, 19] = np.minimum(np.maximum(relative, -_CLIP), _CLIP)
     memories = len(MEMORIES_FLOWS)
-    middle_s = latency_s.mean(axis=0).astype(np.float32)
+    middle_s = (latency_s.sum(axis=0) / max(count, 1)).astype(np.float32)
     for memory in range(memories):
         at = 20 + memory
         features[:, at] = log_ratio(latency_s[:, memory].astype(np.float32), middle_s[memory])

@@ -13,7 +13,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.act.network import Parameters
+from agent.act.policy import Policy
 from agent.agent import Agent
+from agent.settings import AgentSettings, PolicySettings
 from testbed.sim.compiled import dispatch
 from testbed.sim.world import World
 
@@ -139,6 +142,16 @@ class AgentWeights:
         decision = self.agent.step(world.snapshot(balancer))
         if decision.publish:
             world.set_weights(balancer, decision.identity, decision.weights, decision.offset)
+
+
+def agent_rule(name: str, parameters: Parameters, policy: PolicySettings | None = None) -> Rule:
+    """Shortest expected delay with the weights of a frozen agent a balancer."""
+
+    def make(world: World, balancer: int, seed: int) -> Controller:
+        settings = policy or PolicySettings()
+        return AgentWeights(Agent(AgentSettings(mode="frozen"), Policy(settings, parameters)))
+
+    return Rule(name, dispatch.SED, controller=make)
 
 
 _PLAIN = {

@@ -78,7 +78,7 @@ class World:
         weights: Floats,
         offset: float = 1.0,
     ) -> None:
-        """New weights (n,) of one balancer for the backends `identity` (n,), and what it adds to q."""
+        """One balancer's new weights (n,) for the backends `identity` (n,); what it adds to q."""
         slots = self.slots_of(identity)
         known = slots >= 0
         self.state.weight[balancer, slots[known]] = weights[known]
