@@ -1,11 +1,15 @@
 """The scenario suites that come with the testbed, one YAML file each, found by name.
 
-Lives here: where they are. Never here: what a suite may say (`testbed.sim.scenario`).
+Lives here: where they are, and the goals that a suite may set. Never here: what scenarios may say
+(`testbed.sim.scenario`).
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+
+import yaml
+from pydantic import TypeAdapter
 
 from testbed.sim.scenario import SuiteError
 
@@ -23,3 +27,16 @@ def find(name: str) -> Path:
         if path.is_file():
             return path
     raise SuiteError(f"no suite {name!r}: neither a file nor one of {', '.join(names())}")
+
+
+Goals = dict[str, tuple[float, float]]
+"""Of a kind: the most that its worst scenario may cost, mean and p99, as ratios to the reference."""
+
+
+def goals(path: Path) -> Goals:
+    """What the suite's file says under `goals`. Raises SuiteError."""
+    try:
+        document = yaml.safe_load(path.read_text())
+        return TypeAdapter(Goals).validate_python(document.get("goals", {}))
+    except (OSError, yaml.YAMLError, AttributeError, ValueError) as error:
+        raise SuiteError(f"{path}: {error}") from error
