@@ -95,7 +95,7 @@ def geometric_interval(
     confidence: float = 0.95,
     resamples: int = 10_000,
 ) -> Interval:
-    """The geometric mean of the ratios of several experiments, with a percentile bootstrap interval.
+    """The geometric mean over experiments of their ratios, with a percentile bootstrap interval.
 
     Each of `pairs` is what `ratio_interval` takes; repetitions are drawn anew in each experiment,
     the experiments themselves stay as they are. Infinite if one has a single repetition. Raises

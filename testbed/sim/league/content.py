@@ -105,7 +105,7 @@ def _path(name: str) -> Path | None:
 
 @cache
 def _shipped_digest() -> str:
-    """Of the data files of the agent's package: an agent without a path reads its parameters there."""
+    """Of the data files of the agent's package, the parameters of an agent without a path."""
     package = Path(agent.__file__).parent
     files = [p for p in package.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")]
     return _files_digest(package, files)

@@ -27,7 +27,7 @@ Floats = NDArray[np.float64]
 
 
 class Verdict(StrEnum):
-    """Of a policy beside its best rival: the interval of their ratio is below, around or above 1."""
+    """Where 1 lies beside the interval of a ratio to the best rival: above, inside or below it."""
 
     BETTER = "better"
     TIED = "tied"

@@ -30,7 +30,7 @@ def find(name: str) -> Path:
 
 
 Goals = dict[str, tuple[float, float]]
-"""Of a kind: the most that its worst scenario may cost, mean and p99, as ratios to the reference."""
+"""Of a kind: the most that its worst scenario may cost, mean and p99, over the reference's."""
 
 
 def goals(path: Path) -> Goals:
