@@ -55,7 +55,7 @@ def rule_digest(spec: str) -> str:
         content["source"] = source_digest("testbed.sim.policies")
     if chosen.controller is not None:
         name, _, parameter = spec.partition(":")
-        content["spec"] = [name, _tree_digest(Path(parameter)) or parameter]
+        content["spec"] = [name, (parameter and _tree_digest(Path(parameter))) or parameter]
         content["shipped"] = _shipped_digest()
     return _digest(json.dumps(content, sort_keys=True).encode())
 

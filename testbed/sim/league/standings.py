@@ -80,6 +80,8 @@ class Standings:
 
 def privileged(spec: str) -> bool:
     """Whether the policy knows capacities, sizes or others' queues, which no balancer does."""
+    if learned(spec):
+        return False
     chosen = rule(spec)
     return chosen.weights == "true" or chosen.code in (GLOBAL_SED, ORACLE)
 

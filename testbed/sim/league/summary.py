@@ -5,7 +5,6 @@ Lives here: which rows and columns. Never here: numbers (`standings`), how table
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import polars as pl
