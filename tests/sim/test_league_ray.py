@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from league_suite import LocalFarm, scenario
@@ -20,12 +20,11 @@ POLICIES = ("sed-global", "lsq")
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory):
+def address():
     pytest.importorskip("ray")
     port, dashboard = free_ports(2)
-    # Sockets below it have at most 107 characters in their names.
-    folder = tmp_path_factory.mktemp("ray")
-    with Children() as children:
+    # Not pytest's folder: the names of sockets below it have at most 107 characters.
+    with TemporaryDirectory() as folder, Children() as children:
         head = children.start(
             "ray",
             [
@@ -35,14 +34,13 @@ def address(tmp_path_factory):
                 *(f"--temp-dir={folder}", "--object-store-memory=100000000"),
                 "--disable-usage-stats",
             ],
-            {**os.environ, "PYTHONPATH": str(ROOT)},
+            env={"PYTHONPATH": str(ROOT)},
         )
         head.wait_line("Ray runtime started", 60.0)
         yield f"127.0.0.1:{port}"
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
 def test_a_cluster_has_the_same_figures(address, tmp_path):
     there = play_season(
         SUITE, POLICIES, range(6), farm.cluster(address), Cache(tmp_path / "there.sqlite")

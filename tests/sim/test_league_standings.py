@@ -66,11 +66,8 @@ def test_ratios_are_those_put_in_within_their_intervals(standings):
 
 def test_pairs_stay_together():
     # The reference's own spread is ten times that of the ratios, and must not matter.
-    interval = next(
-        r.interval
-        for r in stand(runs(0.01)).to_reference
-        if r.policy == "rr" and r.scenario == "one"
-    )
+    of = {(r.scenario, r.policy): r.interval for r in stand(runs(0.01)).to_reference}
+    interval = of["one", "rr"]
     assert interval.high / interval.low < 1.03
 
 
@@ -147,7 +144,7 @@ def test_without_another_heuristic_there_is_no_rival():
 def test_who_knows_what_no_balancer_does():
     assert all(map(privileged, ("sed-global", "oracle", "sed-true", "wcmp-true")))
     assert not any(map(privileged, ("sed", "ewma:50", "awcmp", "jiq", LEARNED)))
-    assert learned("agent") and learned(LEARNED) and not learned("sed")
+    assert [learned(spec) for spec in ("agent", LEARNED, "sed")] == [True, True, False]
 
 
 @pytest.mark.parametrize(("ratio", "text"), [(1.0, "1.00"), (9.994, "9.99"), (9.996, "10")])

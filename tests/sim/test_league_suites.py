@@ -50,7 +50,7 @@ def test_an_unknown_suite_is_refused_with_the_names_of_the_known():
 def test_goals_that_are_no_pairs_are_refused_with_the_file(tmp_path):
     path = tmp_path / "own.yaml"
     path.write_text("goals: {wrong: 1.1}\nscenarios: []")
-    with pytest.raises(SuiteError, match="own.yaml"):
+    with pytest.raises(SuiteError, match=r"own\.yaml"):
         suites.goals(path)
 
 

@@ -115,7 +115,8 @@ def test_geometric_intervals_contain_the_truth_about_as_often_as_they_say():
         below = rng.lognormal(0.0, 0.5, (2, 15))
         above = below * np.array([[1.3**2], [0.8**2]]) * rng.lognormal(0.0, 0.1, (2, 15))
         above /= np.exp(0.1**2 / 2)
-        hits += truth in geometric_interval(list(zip(above, below, strict=True)), seed=trial, resamples=500)
+        pairs = list(zip(above, below, strict=True))
+        hits += truth in geometric_interval(pairs, seed=trial, resamples=500)
     # 95% of 300 is 285 with a deviation of 4; percentile intervals of 15 pairs are a bit narrow.
     assert 255 <= hits <= 297
 
