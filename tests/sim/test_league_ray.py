@@ -46,7 +46,7 @@ def test_a_cluster_has_the_same_figures(address, tmp_path):
         SUITE, POLICIES, range(6), farm.cluster(address), Cache(tmp_path / "there.sqlite")
     )
     local = play_season(SUITE, POLICIES, range(6), LocalFarm(), Cache(tmp_path / "here.sqlite"))
-    assert there.drop("took_s").equals(local.drop("took_s"))
+    assert there.drop("cpu_s").equals(local.drop("cpu_s"))
 
 
 def test_a_node_with_another_simulator_is_refused():

@@ -90,7 +90,7 @@ def test_progress_adds_up_to_all_runs(cache):
 def test_other_processes_have_the_same_figures(cache, tmp_path):
     elsewhere = season(here(2), cache)
     local = season(LocalFarm(), Cache(tmp_path / "other.sqlite"))
-    assert elsewhere.drop("took_s").equals(local.drop("took_s"))
+    assert elsewhere.drop("cpu_s").equals(local.drop("cpu_s"))
 
 
 def test_an_error_of_a_match_is_raised():

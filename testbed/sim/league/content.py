@@ -62,10 +62,12 @@ def rule_digest(spec: str) -> str:
 
 @cache
 def engine_digest() -> str:
-    """Of the simulator without its policies, and of the library that draws the flows."""
-    run = _digest((_ROOT / "testbed/sim/run.py").read_bytes())
+    """Of the simulator without its policies, of the library that draws the flows, of the figures."""
     sources = source_digest("testbed.sim.scenario", "testbed.sim.world")
-    return _digest(json.dumps([sources, run, np.__version__]).encode())
+    # Not with what they import, which are the policies.
+    files = ("testbed/sim/run.py", "testbed/sim/league/match.py")
+    around = [_digest((_ROOT / file).read_bytes()) for file in files]
+    return _digest(json.dumps([sources, around, np.__version__]).encode())
 
 
 @cache
