@@ -62,7 +62,7 @@ def rule_digest(spec: str) -> str:
 
 @cache
 def engine_digest() -> str:
-    """Of the simulator without its policies, of the library that draws the flows, of the figures."""
+    """Of the simulator without its policies, the library that draws the flows, and the figures."""
     sources = source_digest("testbed.sim.scenario", "testbed.sim.world")
     # Not with what they import, which are the policies.
     files = ("testbed/sim/run.py", "testbed/sim/league/match.py")
