@@ -26,6 +26,9 @@ COMMANDS: dict[str, Command] = {
     "bench": Command("the figures that docs/benchmarks.md quotes", "testbed.bench.command"),
     "learn": Command("an agent that knows nothing learns the capacities", "testbed.learn.command"),
     "train": Command("the recipe of the shipped policy", "testbed.train.command"),
+    "league": Command(
+        "every policy on a suite of simulated scenarios", "testbed.sim.league.command"
+    ),
     "server": Command("a backend with a known discipline", "testbed.server.command"),
     "load": Command("an open-loop load generator", "testbed.load.command"),
 }
