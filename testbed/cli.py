@@ -26,6 +26,7 @@ COMMANDS: dict[str, Command] = {
     "bench": Command("the figures that docs/benchmarks.md quotes", "testbed.bench.command"),
     "learn": Command("an agent that knows nothing learns the capacities", "testbed.learn.command"),
     "server": Command("a backend with a known discipline", "testbed.server.command"),
+    "faithful": Command("the simulator against live TCP", "testbed.faithful.command"),
     "load": Command("an open-loop load generator", "testbed.load.command"),
 }
 
