@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from testbed.sim.compiled.jit import inner, outer
-
 from lbd.dispatch.hcl import HISTORY, HOT_QUANTILE, POOL, REFRESH_EVERY
 from lbd.dispatch.latency import FORGIVE_FLOWS
 from lbd.dispatch.maglev import TABLE_SIZE
 from lbd.dispatch.policy import NONE
 from testbed.sim.compiled import latency
+from testbed.sim.compiled.jit import inner, outer
 from testbed.sim.compiled.random import uniform
 from testbed.sim.records import START_NS, State
 

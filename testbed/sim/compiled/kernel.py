@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from testbed.sim.compiled.jit import inner, outer
-
 from lbd.dispatch.policy import NONE
 from testbed.sim.compiled import dispatch
 from testbed.sim.compiled.dispatch import JIQ, clock_ns
+from testbed.sim.compiled.jit import inner, outer
 from testbed.sim.compiled.queues import bring_up_to, complete, join, schedule
 from testbed.sim.compiled.random import uniform
 from testbed.sim.records import FAILED, FINISHED, REJECTED, UNROUTED, State
-
 
 # What a flow does next. Each step of its way returns one of these.
 _AWAY, _ACCEPT, _TO_SERVER, _REACH, _STAGE, _LEAVE, _LAND = range(7)

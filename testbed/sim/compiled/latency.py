@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 
-
-from testbed.sim.compiled.jit import inner, outer
-
 from lbd.dispatch.latency import FAILURE_CAP, FAILURE_FACTOR, FORGIVE_FLOWS
+from testbed.sim.compiled.jit import inner, outer
 from testbed.sim.records import State
 
 

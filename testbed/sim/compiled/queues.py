@@ -10,7 +10,6 @@ from __future__ import annotations
 import numpy as np
 
 from testbed.sim.compiled.jit import inner
-
 from testbed.sim.records import State
 
 

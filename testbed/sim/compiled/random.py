@@ -8,7 +8,6 @@ from __future__ import annotations
 import numpy as np
 
 from testbed.sim.compiled.jit import inner
-
 from testbed.sim.records import State
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
