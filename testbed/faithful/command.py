@@ -45,7 +45,8 @@ def run(args: argparse.Namespace) -> int:
         console.print(
             f"round {pair.round_number + 1}, {pair.method}: live {live_ms:.1f} ms, "
             f"simulated {simulated_ms:.1f}, ratio {live_ms / simulated_ms:.3f}; "
-            f"overhead {pair.overhead_s * 1e3:.2f} ms, cores busy {pair.busy:.0%}, "
+            f"overhead {pair.overhead.inside_s * 1e3:.2f} ms inside, "
+            f"{pair.overhead.outside_s * 1e3:.2f} outside; cores busy {pair.busy:.0%}, "
             f"lag p99 {pair.lag_p99_s * 1e3:.1f} ms"
         )
 

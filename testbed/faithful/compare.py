@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.faithful import live, twin
-from testbed.faithful.live import LiveRun
-from testbed.faithful.setting import TIMEOUT_S, Setting
+from testbed.faithful.live import Overhead
+from testbed.faithful.setting import Setting
 from testbed.stack import Stack
 
 Floats = NDArray[np.float64]
@@ -21,26 +21,22 @@ Floats = NDArray[np.float64]
 TIE_SEEDS = 16
 """Simulated runs of the same requests: the rules break ties at random, and queues remember it."""
 
-ATTEMPTS = 2
-"""Of a run whose load generator was late. The last one counts, and is marked, if both were."""
-
 
 @dataclass(frozen=True)
 class Pair:
     """A method in a round. live_s (F,), simulated_s (TIE_SEEDS, F): latencies of the F requests
-    in both worlds; one that failed counts as the client's timeout. overhead_s (mean),
-    failed, busy, lag_p99_s, believable: of the live run.
+    in both worlds; one that failed counts as the client's timeout. overhead, failed, busy,
+    lag_p99_s (of the load generator): of the live run.
     """
 
     method: str
     round_number: int
     live_s: Floats
     simulated_s: Floats
-    overhead_s: float
+    overhead: Overhead
     failed: int
     busy: float
     lag_p99_s: float
-    believable: bool
 
 
 def compare(stack: Stack, setting: Setting) -> Iterator[Pair]:
@@ -51,27 +47,17 @@ def compare(stack: Stack, setting: Setting) -> Iterator[Pair]:
         # Another order each time: what the machine does meanwhile hits another method.
         turn = number % len(methods)
         for method in methods[turn:] + methods[:turn]:
-            lived = _attempt(stack, setting, method.name, setting.seed + number)
+            lived = live.run(stack, setting, method.name, setting.seed + number)
             simulated = [
-                twin.run(setting, method, plan, lived.overhead_s, seed).fct_s
-                for seed in range(TIE_SEEDS)
+                twin.run(setting, method, plan, lived, seed).fct_s for seed in range(TIE_SEEDS)
             ]
             yield Pair(
                 method=method.name,
                 round_number=number,
-                live_s=lived.result.latency_s(failure_s=TIMEOUT_S),
+                live_s=lived.latency_s(),
                 simulated_s=np.array(simulated),
-                overhead_s=float(lived.overhead_s.mean()),
+                overhead=lived.overhead,
                 failed=int((~lived.result.ok).sum()),
                 busy=lived.busy,
                 lag_p99_s=float(np.percentile(lived.result.lag_s(), 99)),
-                believable=lived.result.believable,
             )
-
-
-def _attempt(stack: Stack, setting: Setting, service: str, seed: int) -> LiveRun:
-    for _ in range(ATTEMPTS):
-        run = live.run(stack, setting, service, seed)
-        if run.result.believable:
-            break
-    return run

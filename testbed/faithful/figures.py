@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
 
 from testbed.faithful.compare import Pair
+from testbed.faithful.live import Overhead
 from testbed.stats import Interval, ratio_interval
 
 Floats = NDArray[np.float64]
@@ -38,7 +40,8 @@ class Twofold:
 
 @dataclass(frozen=True)
 class Row:
-    """failed, believable: of the live runs. busy: of the cores, mean."""
+    """failed: of the live runs' requests. Means over the live runs: overhead, busy (share of the
+    cores), lag_p99_s of the load generator."""
 
     method: str
     rounds: int
@@ -46,8 +49,9 @@ class Row:
     mean: Twofold
     p99: Twofold
     failed: int
-    believable: int
+    overhead: Overhead
     busy: float
+    lag_p99_s: float
 
     @property
     def close(self) -> bool:
@@ -71,8 +75,12 @@ def _row(method: str, pairs: Sequence[Pair]) -> Row:
         mean=_twofold(pairs, lambda latency_s: latency_s.mean(axis=-1)),
         p99=_twofold(pairs, lambda latency_s: np.percentile(latency_s, 99, axis=-1)),
         failed=sum(pair.failed for pair in pairs),
-        believable=sum(pair.believable for pair in pairs),
-        busy=float(np.mean([pair.busy for pair in pairs])),
+        overhead=Overhead(
+            inside_s=fmean(pair.overhead.inside_s for pair in pairs),
+            outside_s=fmean(pair.overhead.outside_s for pair in pairs),
+        ),
+        busy=fmean(pair.busy for pair in pairs),
+        lag_p99_s=fmean(pair.lag_p99_s for pair in pairs),
     )
 
 

@@ -32,13 +32,15 @@ def tables(found: Sequence[Row]) -> Iterator[Table]:
         for row in found:
             shown.add_row(row.method, *_cells(figure(row)))
         yield shown
-    shown = _table("live runs", "requests", "failed", "punctual", "cores busy", "mean within 10 %")
+    columns = ("requests", "failed", "overhead, ms", "lag p99, ms", "cores busy", "within 10 %")
+    shown = _table("live runs", *columns)
     for row in found:
         shown.add_row(
             row.method,
             str(row.requests),
             str(row.failed),
-            f"{row.believable} of {row.rounds}",
+            f"{row.overhead.inside_s * 1e3:.1f} + {row.overhead.outside_s * 1e3:.1f}",
+            f"{row.lag_p99_s * 1e3:.1f}",
             f"{row.busy:.0%}",
             "yes" if row.close else "no",
         )
@@ -77,10 +79,9 @@ def write(setting: Setting, pairs: Sequence[Pair], folder: Path) -> None:
                 "round": pair.round_number,
                 "live_mean_s": float(pair.live_s.mean()),
                 "simulated_mean_s": float(pair.simulated_s.mean()),
-                "overhead_s": pair.overhead_s,
+                "overhead": asdict(pair.overhead),
                 "busy": pair.busy,
                 "lag_p99_s": pair.lag_p99_s,
-                "believable": pair.believable,
             }
             for pair in pairs
         ],
@@ -100,7 +101,7 @@ def _plot(pairs: Sequence[Pair], path: Path) -> None:
             latency_ms = np.sort(np.concatenate(latencies)) * 1e3
             share = 1.0 - np.linspace(0, 1, len(latency_ms), endpoint=False)
             axes.plot(latency_ms, share, style, color=f"C{number}", label=label, linewidth=1.2)
-    axes.set(xscale="log", yscale="log", xlabel="latency from the planned time, ms")
+    axes.set(xscale="log", yscale="log", xlabel="latency, ms")
     axes.set(ylabel="share of requests that take longer", ylim=(1e-3, 1), xlim=(1, None))
     axes.grid(alpha=0.3)
     axes.legend(title="live; dashed: simulated", fontsize=8)

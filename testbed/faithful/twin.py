@@ -6,8 +6,8 @@ Lives here: plan and overhead into a scenario and a workload. Never here: live r
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from testbed.faithful.live import LiveRun
 from testbed.faithful.setting import TIMEOUT_S, Setting
 from testbed.load.arrivals import Plan
 from testbed.sim import policies
@@ -15,8 +15,6 @@ from testbed.sim.run import Result, simulate
 from testbed.sim.scenario import Application, Arrivals, Resource, Scenario, Servers, Size
 from testbed.sim.workload import STAGES, Workload
 from testbed.stack import ServiceSpec
-
-Floats = NDArray[np.float64]
 
 
 def scenario(setting: Setting, method: ServiceSpec) -> Scenario:
@@ -42,33 +40,25 @@ def scenario(setting: Setting, method: ServiceSpec) -> Scenario:
     )
 
 
-def workload(plan: Plan, overhead_s: Floats, seed: int) -> Workload:
-    """The plan's requests; each has an overhead drawn from those measured, any number of them.
-
-    A quarter of it passes before the balancer, one on the way to the server, one on the way back,
-    and one after the balancer.
-    """
+def workload(plan: Plan, lived: LiveRun) -> Workload:
+    """The plan's requests at the times at which they left, with the overhead of the live run."""
     assert plan.work_s is not None
-    count = len(plan)
-    quarter_s = np.random.default_rng(seed).choice(overhead_s, count) / 4
+    count, overhead = len(plan), lived.overhead
     work_s = np.zeros((count, STAGES))
     work_s[:, 0] = plan.work_s
+    link_s = np.full(count, overhead.inside_s / 2)
     return Workload(
-        at_s=plan.planned_s,
+        at_s=lived.sent_s(),
         balancer=np.zeros(count, np.int64),
         client=np.zeros(count, np.int64),
         work_s=work_s,
-        there_s=quarter_s,
-        back_s=quarter_s,
-        edge_s=2 * quarter_s,
+        there_s=link_s,
+        back_s=link_s,
+        edge_s=np.full(count, overhead.outside_s),
     )
 
 
-def run(setting: Setting, method: ServiceSpec, plan: Plan, overhead_s: Floats, seed: int) -> Result:
-    """One simulated run; the seed breaks ties and draws overheads."""
-    return simulate(
-        scenario(setting, method),
-        policies.rule(method.policy),
-        seed,
-        workload(plan, overhead_s, seed),
-    )
+def run(setting: Setting, method: ServiceSpec, plan: Plan, lived: LiveRun, seed: int) -> Result:
+    """One simulated run; the seed breaks ties."""
+    rule = policies.rule(method.policy)
+    return simulate(scenario(setting, method), rule, seed, workload(plan, lived))
