@@ -26,8 +26,8 @@ STAGES = 5
 class Workload:
     """F flows in order of arrival at their balancers.
 
-    at_s (F,), balancer (F,), client (F,) is a hash of the source, work_s (F, STAGES) seconds of work
-    at speed 1, CPU and I/O in turn; there_s, back_s (F,) to and from the server, edge_s (F,)
+    at_s (F,), balancer (F,), client (F,) is a hash of the source; work_s (F, STAGES) seconds of
+    work at speed 1, CPU and I/O in turn; there_s, back_s (F,) to and from the server, edge_s (F,)
     between client and balancer, both ways together.
     """
 
