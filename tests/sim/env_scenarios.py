@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from agent.settings import ACTIONS
 from testbed.sim.env.game import DEFAULT
 from testbed.sim.scenario import Event, Servers
 
@@ -17,3 +20,13 @@ COMING = SHORT.model_copy(
         ),
     }
 )
+
+
+def action(*log_weights, rows=None):
+    """(rows, A): these log-weights over their bound, all else neutral."""
+    u = np.zeros((rows or len(log_weights), len(ACTIONS)), np.float32)
+    u[: len(log_weights), 0] = log_weights
+    return u
+
+
+NEUTRAL = action(*[0.0] * 7)

@@ -10,9 +10,8 @@ from testbed.sim import policies
 from testbed.sim.env.parallel import BalancersEnv
 from testbed.sim.env.single import BalancerEnv
 from testbed.sim.run import simulate
-from tests.sim.env_scenarios import COMING, LONE, SHORT
+from tests.sim.env_scenarios import COMING, LONE, NEUTRAL, SHORT, action
 
-NEUTRAL = np.zeros(7, np.float32)
 BOTH = {"balancer_0": NEUTRAL, "balancer_1": NEUTRAL}
 
 
@@ -57,7 +56,7 @@ def test_an_episode_has_as_many_agents_as_its_scenario_has_balancers():
 def test_an_agent_that_does_not_act_keeps_its_weights():
     env = BalancersEnv((SHORT,), render_mode="ansi")
     env.reset(seed=1)
-    env.step({"balancer_0": np.array([1, -1, 0, 0, 0, 0, 0], np.float32), "balancer_1": NEUTRAL})
+    env.step({"balancer_0": action(1, -1, 0, 0, 0, 0, 0), "balancer_1": NEUTRAL})
     shown = env.render()
     assert "weight 0" in shown
     env.step({})

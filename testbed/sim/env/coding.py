@@ -15,6 +15,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from agent.observe import CLIP, FEATURE_COUNT, SERVICE_COUNT, Observation
+from agent.settings import ACTIONS
 from shm.snapshot import Ints
 
 Float32 = NDArray[np.float32]
@@ -41,8 +42,9 @@ def observation_space(max_backends: int) -> spaces.Dict:
 
 
 def action_space(max_backends: int) -> spaces.Box:
-    """(max,) f32 in [-1, 1]: each backend's log-weight over its bound."""
-    return spaces.Box(-1.0, 1.0, (max_backends,), np.float32)
+    """(max, A) f32 in [-1, 1], columns as `agent.settings.ACTIONS` has them: the first is each
+    backend's log-weight over its bound. All 0 is neutral."""
+    return spaces.Box(-1.0, 1.0, (max_backends, len(ACTIONS)), np.float32)
 
 
 def encode(observation: Observation, slots: Ints, max_backends: int) -> Coded:
@@ -55,10 +57,10 @@ def encode(observation: Observation, slots: Ints, max_backends: int) -> Coded:
 
 
 def decode(action: NDArray[Any], slots: Ints, max_backends: int) -> Float32:
-    """The rows of the backends that there are, clipped to [-1, 1]. Raises ActionError."""
+    """The rows (N, A) of the backends that there are, clipped to [-1, 1]. Raises ActionError."""
     u = np.asarray(action, dtype=np.float32)
-    if u.shape != (max_backends,):
-        raise ActionError(f"an action has shape ({max_backends},), not {u.shape}")
+    if u.shape != (shape := (max_backends, len(ACTIONS))):
+        raise ActionError(f"an action has shape {shape}, not {u.shape}")
     present = u[slots]
     if not np.isfinite(present).all():
         raise ActionError(f"an action must be finite, not {u}")

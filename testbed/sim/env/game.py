@@ -14,16 +14,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.act.weights import log_bound, log_factor, weights
-from agent.observe import Observation, carry, observe
+from agent.act.weights import blend, log_bound, log_factor, offset, weights
+from agent.carry import carry
+from agent.observe import Observation, observe
 from agent.rewards import REWARDS
-from agent.settings import PolicySettings
+from agent.settings import ACTIONS, PolicySettings
 from shm.snapshot import Ints, Words
 from testbed.load.sizes import Law
 from testbed.sim.env.coding import Coded, decode, encode
 from testbed.sim.policies import Rule
 from testbed.sim.run import Run
 from testbed.sim.scenario import Application, Arrivals, Resource, Scenario, Servers, Size
+
+Float32 = NDArray[np.float32]
 
 STEP_S = 0.25
 
@@ -45,8 +48,8 @@ DEFAULT = Scenario(
 class Options:
     """What an action means and what it earns.
 
-    policy: how log-weights in units of their bound become weights, as in the live agent. Base
-    'none', the default here: the action is the log-weight; 'latency': a factor on 1 / latency.
+    policy: how actions become weights, as in the live agent. Base 'none', the default here: the
+    first column is the log-weight over its bound; 'latency': of a factor on 1 / latency.
     reward: a name of `agent.rewards.REWARDS`.
     """
 
@@ -65,7 +68,7 @@ class _Led:
         self.observation: Observation | None = None
         self.slots: Ints = np.zeros(0, np.int64)
         self.identity: Words = np.zeros(0, np.uint64)
-        self.log_g: NDArray[np.float64] = np.zeros(0)
+        self.u: Float32 = np.zeros((0, len(ACTIONS)), np.float32)
 
 
 class Game:
@@ -102,7 +105,7 @@ class Game:
         return self.now_s >= self.run.world.scenario.duration_s
 
     def step(self, actions: Mapping[int, NDArray[Any]]) -> None:
-        """Put the actions (max_backends,) of led balancers in force, and let a step pass.
+        """Put the actions (max_backends, A) of led balancers in force, and let a step pass.
 
         A balancer without an action keeps its weights. Raises ActionError.
         """
@@ -113,9 +116,10 @@ class Game:
             if not u.size:
                 continue
             assert side.observation is not None
-            side.log_g = log_factor(u, policy)
-            a = weights(side.log_g, side.observation.latency_s, policy)
-            self.run.world.set_weights(balancer, side.identity, a)
+            side.u = u
+            latency_s = blend(side.observation.latency_s, u[:, 2])
+            a = weights(log_factor(u[:, 0], policy), latency_s, policy)
+            self.run.world.set_weights(balancer, side.identity, a, offset(u[:, 1], policy))
         self._steps += 1
         # From the number of steps: sums of steps would drift off the scenario's end.
         self.run.advance(min(self._steps * STEP_S, self.run.world.scenario.duration_s))
@@ -149,11 +153,14 @@ class Game:
         }
 
     def _look(self) -> None:
-        bound = log_bound(self._options.policy)
+        policy = self._options.policy
         for balancer, side in self._sides.items():
             snapshot = self.run.world.snapshot(balancer)
             identity = snapshot.identity
-            log_g = carry(identity, side.identity, side.log_g, np.zeros(identity.size))
-            last = (log_g / bound).astype(np.float32)
+            missing = np.zeros((identity.size, len(ACTIONS)), np.float32)
+            side.u = carry(identity, side.identity, side.u, missing)
+            last = side.u.copy()
+            if last.size:
+                last[:, 0] = log_factor(last[:, 0], policy) / log_bound(policy)
             side.observation = observe(snapshot, side.observation, last)
-            side.slots, side.identity, side.log_g = snapshot.slots, identity, log_g
+            side.slots, side.identity = snapshot.slots, identity

@@ -27,11 +27,12 @@ class BalancerEnv(gymnasium.Env[Coded, NDArray[np.float32]]):
     """The last balancer of the scenario takes the actions; a step lasts 0.25 s of simulated time.
 
     Observation: the live agent's features of each backend and of the service, and a mask. Action:
-    log-weights over their bound, by which the balancer chooses by shortest expected delay; all 0
-    are equal weights. Reward: fairness of the flow durations, at its maximum when all are equal:
-    VBF+logVBF of two backends that take 1 s and 3 s, relative to their mean 0.5 and 1.5, is
-    -0.25 - log(0.251) = 1.13, and 6.91 where both take the same. An episode ends with the scenario
-    (truncated); its last info has `mean_s`, `p99_s` of completion times and the share `failed`.
+    the live policy's; first of all log-weights over their bound, by which the balancer chooses by
+    shortest expected delay; all 0 are equal weights. Reward: fairness of the flow durations, at
+    its maximum when all are equal: VBF+logVBF of two backends that take 1 s and 3 s, relative to
+    their mean 0.5 and 1.5, is -0.25 - log(0.251) = 1.13, and 6.91 where both take the same. An
+    episode ends with the scenario (truncated); its last info has `mean_s`, `p99_s` of completion
+    times and the share `failed`.
 
     scenarios: one is drawn for each episode, or named in reset's option `scenario`.
     others: the name of a rule (`testbed.sim.policies.names`), or a policy that every other
