@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.faithful import live, twin
-from testbed.faithful.live import Overhead
+from testbed.faithful.live import LiveRun, Overhead
 from testbed.faithful.setting import Setting
 from testbed.stack import Stack
 
@@ -20,6 +20,12 @@ Floats = NDArray[np.float64]
 
 TIE_SEEDS = 16
 """Simulated runs of the same requests: the rules break ties at random, and queues remember it."""
+
+ATTEMPTS = 3
+"""Of a run in which the machine was not there: the load generator's lag p99 above LAG_MAX_S. The
+last one counts if all were."""
+
+LAG_MAX_S = 0.01
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ def compare(stack: Stack, setting: Setting) -> Iterator[Pair]:
         # Another order each time: what the machine does meanwhile hits another method.
         turn = number % len(methods)
         for method in methods[turn:] + methods[:turn]:
-            lived = live.run(stack, setting, method.name, setting.seed + number)
+            lived = _attempt(stack, setting, method.name, setting.seed + number)
             simulated = [
                 twin.run(setting, method, plan, lived, seed).fct_s for seed in range(TIE_SEEDS)
             ]
@@ -59,5 +65,13 @@ def compare(stack: Stack, setting: Setting) -> Iterator[Pair]:
                 overhead=lived.overhead,
                 failed=int((~lived.result.ok).sum()),
                 busy=lived.busy,
-                lag_p99_s=float(np.percentile(lived.result.lag_s(), 99)),
+                lag_p99_s=lived.lag_p99_s,
             )
+
+
+def _attempt(stack: Stack, setting: Setting, service: str, seed: int) -> LiveRun:
+    for _ in range(ATTEMPTS):
+        run = live.run(stack, setting, service, seed)
+        if run.lag_p99_s <= LAG_MAX_S:
+            break
+    return run

@@ -46,6 +46,11 @@ class LiveRun:
     overhead: Overhead
     busy: float
 
+    @property
+    def lag_p99_s(self) -> float:
+        """How late the load generator was."""
+        return float(np.percentile(self.result.lag_s(), 99))
+
     def sent_s(self) -> Floats:
         """(F,) when each request left, which is later than planned by the generator's own lag."""
         return np.asarray(self.result.table["handled_ns"] * 1e-9)
