@@ -30,6 +30,7 @@ COMMANDS: dict[str, Command] = {
         "every policy on a suite of simulated scenarios", "testbed.sim.league.command"
     ),
     "server": Command("a backend with a known discipline", "testbed.server.command"),
+    "faithful": Command("the simulator against live TCP", "testbed.faithful.command"),
     "load": Command("an open-loop load generator", "testbed.load.command"),
 }
 

@@ -16,7 +16,7 @@ from lbd.dispatch.maglev import build
 from shm.snapshot import Samples, Snapshot
 from testbed.sim import records as rec
 from testbed.sim.compiled import dispatch, kernel
-from testbed.sim.compiled.dispatch import JIQ, MAGLEV, clock_ns
+from testbed.sim.compiled.dispatch import JIQ, MAGLEV, SED, clock_ns
 from testbed.sim.scenario import Event, Scenario
 from testbed.sim.workload import Workload, draw_workload
 
@@ -70,6 +70,13 @@ class World:
         if policy == JIQ:
             for slot in np.flatnonzero(self.present):
                 dispatch.idle(self.state, int(slot))
+
+    def lead(self, balancer: int) -> None:
+        """Take one balancer off the rule: shortest expected delay by weights from outside, 1 at
+        first."""
+        self.state.balancers["policy"][balancer] = SED
+        self.state.weight[balancer] = 1.0
+        dispatch.refresh(self.state, balancer)
 
     def set_weights(
         self,
