@@ -96,7 +96,7 @@ def test_every_choice_is_the_live_policys(name: str, data: st.DataObject) -> Non
 @pytest.mark.parametrize("name", sorted(POLICIES))
 @pytest.mark.parametrize("slots", [7, 64])
 def test_a_long_random_walk(name: str, slots: int) -> None:
-    """Thousands of choices: averages fill, histories wrap around, failures come and are forgiven."""
+    """Thousands of choices: averages fill, histories wrap, failures come and are forgiven."""
     rng = np.random.default_rng([slots, len(name)])
     pair = Pair(name, slots, 99)
     pair.set_usable(list(range(slots)))
