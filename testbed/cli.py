@@ -25,6 +25,7 @@ COMMANDS: dict[str, Command] = {
     "demo": Command("the whole system, watched live and compared", "testbed.demo.command"),
     "bench": Command("the figures that docs/benchmarks.md quotes", "testbed.bench.command"),
     "learn": Command("an agent that knows nothing learns the capacities", "testbed.learn.command"),
+    "papers": Command("figures of the papers, simulated", "testbed.papers.command"),
     "server": Command("a backend with a known discipline", "testbed.server.command"),
     "load": Command("an open-loop load generator", "testbed.load.command"),
 }
