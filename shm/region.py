@@ -128,6 +128,22 @@ class Region:
             segment.unlink(self.service)
         self.close()
 
+    def set_aside(self) -> None:
+        """Free the name for a successor, keeping what `put_back` needs. Raises RegionError."""
+        segment.rename(self.service, self._aside)
+
+    def put_back(self) -> None:
+        """Undo `set_aside`; the name must be free again."""
+        segment.rename(self._aside, self.service)
+
+    def forget_aside(self) -> None:
+        """After `set_aside`: there is a successor, nobody is to find this region any more."""
+        segment.unlink(self._aside)
+
+    @property
+    def _aside(self) -> str:
+        return f"{self.service}.{self.generation:x}"
+
     def replaced(self) -> bool:
         """Whether the name now stands for another region, or for none: attach again."""
         return self.segment.replaced()
@@ -170,9 +186,14 @@ class Region:
         self.doubles[row + lo.S_WEIGHT] = weight
         self._put(row + lo.S_NAME, name_words)
         self._put(row + lo.S_ADDRESS, address_words)
+        for index in range(len(lo.STATES)):
+            self.words[self.layout.states + index * self.layout.slots + slot] = 0
+        self.doubles[self.layout.states + lo.STATE["share"] * self.layout.slots + slot] = 1.0
         self.words[row + lo.S_IDENTITY] = identity
         # The bit comes last: whoever sees it finds the row complete.
         self.words[lo.H_BITMAP + slot // 64] |= 1 << slot % 64
+        self.words[lo.H_USABLE + slot // 64] |= 1 << slot % 64
+        self.words[lo.H_STATES] += 1
         return SlotEntry(slot, identity, name, address, weight)
 
     def remove_backend(self, slot: int) -> None:
@@ -181,11 +202,25 @@ class Region:
         if not (0 <= slot < self.layout.slots and self.words[word] >> slot % 64 & 1):
             raise RegionError(f"slot {slot} is not in use")
         self.words[word] &= ~(1 << slot % 64)
+        self.words[lo.H_USABLE + slot // 64] &= ~(1 << slot % 64)
+        self.words[lo.H_STATES] += 1
+
+    def set_weight(self, slot: int, weight: float) -> None:
+        """Another configured weight; positive and finite is the caller's duty."""
+        self.doubles[self.layout.slot_table + slot * lo.SLOT_WORDS + lo.S_WEIGHT] = weight
+        self.words[lo.H_STATES] += 1
 
     def active_slots(self) -> NDArray[np.int64]:
         """Slots in use, ascending."""
+        return self._slots_of(lo.H_BITMAP)
+
+    def usable_slots(self) -> NDArray[np.int64]:
+        """Slots in use that may get new flows (`shm.states`), ascending."""
+        return self._slots_of(lo.H_USABLE)
+
+    def _slots_of(self, first: int) -> NDArray[np.int64]:
         count = -(-self.layout.slots // 64)
-        bits = self.u64[lo.H_BITMAP : lo.H_BITMAP + count].copy()
+        bits = self.u64[first : first + count].copy()
         return np.flatnonzero(np.unpackbits(bits.view(np.uint8), bitorder="little"))
 
     def identities(self) -> NDArray[np.uint64]:

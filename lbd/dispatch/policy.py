@@ -7,9 +7,10 @@ clocks. Times come as arguments, randomness from `random`: tests and a simulator
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from functools import lru_cache
 from random import getrandbits
-from typing import ClassVar, Final
+from typing import ClassVar, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,13 @@ _multiply = np.multiply
 
 NONE: Final = -1
 """No backend may be chosen."""
+
+
+class Score(NamedTuple):
+    """One backend in a comparison that the least wins: as it was in the last, and now."""
+
+    last: float
+    now: float
 
 
 class Policy(ABC):
@@ -37,10 +45,26 @@ class Policy(ABC):
     def choose(self, now_ns: int, key: int) -> int:
         """The backend of a new flow. `key` identifies its client where `uses_key` is set."""
 
-    # The two below do nothing here because most policies do not learn from what they chose.
+    def choose_but(self, now_ns: int, key: int, barred: Collection[int]) -> int:
+        """A choice among the usable that are not barred; for the rare case, not every flow."""
+        load = self.load
+        usable = load.usable
+        load.usable = [slot for slot in usable if slot not in barred]
+        self.refresh()
+        slot = self.choose(now_ns, key)
+        load.usable = usable
+        self.refresh()
+        return slot
+
+    def scores(self) -> list[Score] | None:
+        """By slot, what choices compare; None where this policy compares no scores, and before its
+        first choice."""
+        return None
+
+    # The three below do nothing here because most policies do not learn from what they chose.
 
     def refresh(self) -> None:  # noqa: B027
-        """`load.usable` or `load.weight` has changed."""
+        """`load.usable`, `load.weight` or `load.share` has changed."""
 
     def sampled(self, slot: int, now_ns: int, duration_ns: int) -> None:  # noqa: B027
         """A flow on `slot` got its first server byte `duration_ns` after it was connected."""
@@ -81,7 +105,7 @@ class LeastScore(Policy):
     def __init__(self, load: Load) -> None:
         super().__init__(load)
         self.cost: Vector = np.full(load.slots, np.inf)
-        self._score: Vector = np.empty(load.slots)
+        self._score: Vector = np.zeros(load.slots)
         self._argmin = self._score.argmin
         self._ties = _tie_windows(load.slots)
         self._first = load.flows[0]
@@ -89,13 +113,20 @@ class LeastScore(Policy):
         self.refresh()
 
     def refresh(self) -> None:
-        usable = self.load.usable
+        usable, share = self.load.usable, self.load.share
+        self._share: list[float] = share.tolist()
         self.cost.fill(np.inf)
-        self.cost[usable] = self.costs()[usable]
+        self.cost[usable] = self.costs()[usable] / share[usable]
 
     @abstractmethod
     def costs(self) -> Vector:
         """(slots,) expected delay a flow in progress, in any unit; positive and finite."""
+
+    def scores(self) -> list[Score] | None:
+        if not self._score.any():
+            return None
+        now = (self._first + sum(self._rest) + 1.0) * self.cost
+        return [Score(*pair) for pair in zip(self._score.tolist(), now.tolist(), strict=True)]
 
     def choose(self, now_ns: int, key: int) -> int:
         if not self.load.usable:

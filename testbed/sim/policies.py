@@ -138,7 +138,7 @@ class AgentWeights:
     def step(self, world: World, balancer: int) -> None:
         decision = self.agent.step(world.snapshot(balancer))
         if decision.publish:
-            world.set_weights(balancer, decision.identity, decision.weights)
+            world.set_weights(balancer, decision.identity, decision.weights, decision.offset)
 
 
 _PLAIN = {

@@ -101,6 +101,8 @@ VIEW = np.dtype(
         ("start_s", F8),  # sum of the start times of flows in progress
         ("accepted", I8),
         ("failed", I8),
+        ("answered", I8),
+        ("duration_ns", I8),  # the sum of those
     ]
 )
 

@@ -76,17 +76,13 @@ class World:
         balancer: int,
         identity: NDArray[np.uint64],
         weights: Floats,
-        offset: Floats | None = None,
+        offset: float = 1.0,
     ) -> None:
-        """New weights (n,) of one balancer for the backends `identity` (n,) that it has now.
-
-        offset (n,): what is added to q, 1 without.
-        """
+        """New weights (n,) of one balancer for the backends `identity` (n,), and what it adds to q."""
         slots = self.slots_of(identity)
         known = slots >= 0
         self.state.weight[balancer, slots[known]] = weights[known]
-        if offset is not None:
-            self.state.offset[balancer, slots[known]] = offset[known]
+        self.state.offset[balancer] = offset
         dispatch.refresh(self.state, balancer)
 
     def slots_of(self, identity: NDArray[np.uint64]) -> NDArray[np.int64]:
@@ -168,6 +164,7 @@ class World:
         state.mean_ns[:, slot] = 0.0
         views = state.views[:, slot]
         views["count"] = views["failed_ns"] = views["accepted"] = views["failed"] = 0
+        views["answered"] = views["duration_ns"] = 0
         views["charge"], views["unseen"] = 1.0, 1
         state.balancers["unseen"] += 1
 
@@ -207,6 +204,9 @@ class World:
             totals={
                 "flows_total": views["accepted"].copy(),
                 "backend_reset_total": views["failed"].copy(),
+                "unanswered_total": views["failed"].copy(),
+                "first_byte_total": views["answered"].copy(),
+                "duration_ns_total": views["duration_ns"].copy(),
             },
             duration=duration,
             fct=duration,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -296,16 +297,16 @@ def test_an_empty_service_routes_nothing() -> None:
 # -- compiled code
 
 
-def test_a_change_of_any_source_recompiles(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Functions are compiled from callees in other files: all of them make the cache's stamp."""
-    before = jit.source_stamp()
+def test_a_change_of_any_source_recompiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Functions are compiled from callees in other files: all of them name the cache's folder."""
+    before = jit.digest()
     (tmp_path / "queues.py").write_text("changed")
-    monkeypatch.setattr(jit, "_SOURCES", (*jit._SOURCES, tmp_path))
-    assert jit.source_stamp() != before
+    monkeypatch.setattr(jit, "_FOLDERS", (*jit._FOLDERS, tmp_path))
+    assert jit.digest() != before
 
 
 def test_another_process_takes_the_compiled_code_from_the_cache() -> None:
-    """The stamp is accepted where the code is loaded again: no signature is compiled anew."""
+    """No signature is compiled anew."""
     code = """
 from numba.core import event
 from testbed.sim.compiled import dispatch, kernel

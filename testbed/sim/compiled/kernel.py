@@ -169,6 +169,8 @@ def _land(s: State, i: int) -> None:
         view.failed += 1
         dispatch.failed(s, m, slot, duration_ns)
         return
+    view.answered += 1
+    view.duration_ns += int(duration_ns)
     at = int(uniform(s) * s.duration_ns.shape[2])
     now_ns = clock_ns(now_s)
     s.duration_ns[m, slot, at] = np.uint64(duration_ns)
