@@ -29,6 +29,7 @@ COMMANDS: dict[str, Command] = {
     "league": Command(
         "every policy on a suite of simulated scenarios", "testbed.sim.league.command"
     ),
+    "papers": Command("figures of the papers, simulated", "testbed.papers.command"),
     "server": Command("a backend with a known discipline", "testbed.server.command"),
     "faithful": Command("the simulator against live TCP", "testbed.faithful.command"),
     "load": Command("an open-loop load generator", "testbed.load.command"),

@@ -181,7 +181,9 @@ class World:
         self.state.world["usable"] = len(slots)
         if self.state.balancers[0]["policy"] == MAGLEV:
             weights = self.state.weight[0, slots].tolist()
-            self.state = self.state._replace(table=np.array(build(slots.tolist(), weights)))
+            self.state = self.state._replace(
+                table=np.array(build(slots.tolist(), weights), np.int64)
+            )
         for balancer in range(self.scenario.balancers):
             dispatch.refresh(self.state, balancer)
 
