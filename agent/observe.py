@@ -369,9 +369,9 @@ def _service_features(
     sampled = mean > 0.0
     if sampled.any():
         spread = np.log(np.maximum(std[sampled], 1e-12) / mean[sampled])
-        service[9] = min(max(float(spread.mean()), -_CLIP), _CLIP)
+        service[9] = min(max(float(spread.mean()), -CLIP), CLIP)
     if averages.known.any():
         means = averages.mean_s()[averages.known]
         off = np.log(np.maximum(means[:, 0], 1e-12) / np.maximum(means[:, -1], 1e-12))
-        service[10] = min(float(np.sqrt(np.mean((off - off.mean()) ** 2))), _CLIP)
+        service[10] = min(float(off.std()), CLIP)
     return service
