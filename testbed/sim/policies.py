@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 from agent.act.network import Parameters
 from agent.act.policy import Policy
 from agent.agent import Agent
+from agent.learn import checkpoint
+from agent.policies import SHIPPED
 from agent.settings import AgentSettings, PolicySettings
 from testbed.sim.compiled import dispatch
 from testbed.sim.world import World
@@ -185,16 +188,27 @@ class RuleError(ValueError):
     """No such rule, or a parameter that it does not have; the message names it."""
 
 
+def _parameters(path: Path) -> Parameters:
+    try:
+        return checkpoint.actor_of(checkpoint.load(path), str(path))
+    except checkpoint.CheckpointError as error:
+        raise RuleError(str(error)) from error
+
+
 def names() -> list[str]:
-    return sorted(_PLAIN)
+    return sorted([*_PLAIN, "agent"])
 
 
 def rule(spec: str) -> Rule:
     """A rule by its name; `ewma:50` and `ewma:2s` have a memory of flows or of seconds.
 
+    `agent` is the frozen agent with the policy that comes with it, `agent:FILE` with another one.
+
     Raises RuleError.
     """
     name, _, parameter = spec.partition(":")
+    if name == "agent":
+        return agent_rule(spec, _parameters(Path(parameter) if parameter else SHIPPED))
     if name not in _PLAIN:
         raise RuleError(f"no rule {name!r}; known: {', '.join(names())}")
     plain = _PLAIN[name]

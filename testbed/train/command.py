@@ -23,6 +23,7 @@ from rich.progress import track
 from safetensors.numpy import load_file, save_file
 
 from agent.act.network import fresh_parameters
+from agent.learn import checkpoint
 from testbed.train.distribution import scenario
 from testbed.train.imitate import Example, Settings, train
 from testbed.train.rollouts import holding, record
@@ -87,8 +88,10 @@ def run(args: argparse.Namespace) -> int:
             scores[f"round-{number}"] = found
             print(f"round {number}: {found.log_cost:+.4f} +- {found.error:.4f}", flush=True)
     best = min(range(recipe.rounds), key=lambda number: scores[f"round-{number}"].log_cost)
-    save_file(load_file(store.actor(best)), args.out / "policy.safetensors")
-    write_card(args.out / "card.json", recipe, scores, best, time.monotonic() - started_s)
+    card = describe(recipe, scores, best, time.monotonic() - started_s)
+    arrays = {f"actor.{name}": array for name, array in load_file(store.actor(best)).items()}
+    checkpoint.save(checkpoint.Saved(arrays, {"card": card}), args.out / "policy.safetensors")
+    (args.out / "card.json").write_text(json.dumps(card, indent=2) + "\n")
     return 0
 
 
@@ -165,14 +168,13 @@ def imitate(
     return found
 
 
-def write_card(
-    path: Path, recipe: Recipe, scores: dict[str, Score], best: int, took_s: float
-) -> None:
-    """What led to the policy and what validation said, for the model card."""
-    document = {
-        "recipe": recipe.model_dump(),
+def describe(
+    recipe: Recipe, scores: dict[str, Score], best: int, took_s: float
+) -> dict[str, object]:
+    """What led to the policy and what validation said: it is written into the policy's header."""
+    return {
+        "recipe": recipe.model_dump(mode="json"),
         "best_round": best,
         "took_s": round(took_s),
         "validation": {name: asdict(found) for name, found in scores.items()},
     }
-    path.write_text(json.dumps(document, indent=2) + "\n")
