@@ -87,7 +87,7 @@ def _weights(comparison: Comparison) -> Figure:
         axes.axvline(comparison.changed_s, color="black", linewidth=0.8, linestyle=":")
     axes.set(
         yscale="log",
-        xlabel="seconds, dotted: the speeds change; only while the agent's service is under load",
+        xlabel="s; dotted: the speeds change; only under load",
     )
     axes.set_ylabel("weight, mean 1")
     axes.grid(alpha=0.3)
