@@ -14,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from config.address import Address
+from lbd.state_metrics import state_metrics
 from shm import layout as lo
 from shm.reader import Reader
 from shm.region import Region
@@ -85,7 +86,9 @@ class Metrics(Collector):
                 age.add_metric([region.service], (now_ns - beat_ns) * 1e-9)
         restarts = CounterMetricFamily("lbd_worker_restarts_total", "Workers started again.")
         restarts.add_metric([], self._restarts())
-        return [sessions, configured, weight, *totals.values(), *scalars.values(), age, restarts]
+        states = state_metrics([reader.region for reader in self._readers])
+        served = [*totals.values(), *scalars.values(), age, restarts, *states]
+        return [sessions, configured, weight, *served]
 
 
 def _metric(row: str) -> str:
