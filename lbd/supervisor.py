@@ -96,6 +96,13 @@ class Supervisor:
             except OSError as error:
                 raise ListenError(config.metrics, error) from None
 
+    def monitor(self, service: str) -> Monitor:
+        """The hand on the states of a service's backends. Raises KeyError for a name unknown."""
+        for config, monitor in zip(self._config.services, self._monitors, strict=True):
+            if config.name == service:
+                return monitor
+        raise KeyError(service)
+
     def _clean(self) -> None:
         if self._metrics is not None:
             self._metrics.close()
