@@ -53,12 +53,16 @@ class Waiting:
 
 
 class WaitingRoom:
-    """First come, first served; at most `size`, each for at most `timeout_ns`."""
+    """First come, first served."""
 
-    def __init__(self, size: int, timeout_ns: int) -> None:
+    def __init__(self) -> None:
+        self._size = self._timeout_ns = 0
+        self._queue: deque[Waiting] = deque()
+
+    def bound(self, size: int, timeout_ns: int) -> None:
+        """At most `size` from now on, each for at most `timeout_ns`; nobody is sent away."""
         self._size = size
         self._timeout_ns = timeout_ns
-        self._queue: deque[Waiting] = deque()
 
     def enter(self, one: Waiting) -> bool:
         """False where there is no room."""

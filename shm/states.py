@@ -25,7 +25,8 @@ from shm.region import Region
 
 
 class Flag(enum.IntFlag):
-    """Each flag has one owner: operator, active checks, passive detection, the server itself."""
+    """Each flag has one owner: operator, active checks, passive detection, the server itself, the
+    configuration (`LEAVING`: it names the backend no more, whose last flows are awaited)."""
 
     DRAIN = 1
     MAINT = 2
@@ -34,14 +35,17 @@ class Flag(enum.IntFlag):
     FEEDBACK_DOWN = 16
     FEEDBACK_DRAIN = 32
     FEEDBACK_MAINT = 64
-    FEEDBACK_ZERO = 128
-    SLOW_START = 256
+    SLOW_START = 128
+    LEAVING = 256
+    FEEDBACK_ZERO = 512
 
 
 UNHEALTHY = Flag.CHECK_DOWN | Flag.EJECTED | Flag.FEEDBACK_DOWN
-WITHDRAWN = Flag.DRAIN | Flag.MAINT | Flag.FEEDBACK_DRAIN | Flag.FEEDBACK_MAINT | Flag.FEEDBACK_ZERO
+FEEDBACK_WITHDRAWN = Flag.FEEDBACK_DRAIN | Flag.FEEDBACK_MAINT | Flag.FEEDBACK_ZERO
+WITHDRAWN = Flag.DRAIN | Flag.MAINT | Flag.LEAVING | FEEDBACK_WITHDRAWN
 
 _LABELS = (
+    (Flag.LEAVING, "leaving"),
     (Flag.MAINT | Flag.FEEDBACK_MAINT, "maint"),
     (Flag.DRAIN | Flag.FEEDBACK_DRAIN | Flag.FEEDBACK_ZERO, "drain"),
     (Flag.CHECK_DOWN | Flag.FEEDBACK_DOWN, "down"),
@@ -83,7 +87,7 @@ class StateWriter:
         self._region = region
         self._words = region.words
         self._rows = state_rows(region)
-        self._panic_below = panic_below
+        self.panic_below = panic_below
 
     def set(self, slot: int, flag: Flag, now_ns: int) -> bool:
         """Set a reason. False where it stood already."""
@@ -129,7 +133,7 @@ class StateWriter:
         active = region.active_slots()
         flags = self._rows[lo.STATE["flags"], active]
         bits = np.zeros(lo.MAX_SLOTS, dtype=np.uint8)
-        bits[active[usable(flags, self._panic_below)]] = 1
+        bits[active[usable(flags, self.panic_below)]] = 1
         words = np.packbits(bits, bitorder="little").view("<u8")
         region.u64[lo.H_USABLE : lo.H_USABLE + len(words)] = words
         self._tell()

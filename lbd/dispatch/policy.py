@@ -10,9 +10,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection
 from functools import lru_cache
 from random import getrandbits
-from typing import ClassVar, Final
+from typing import ClassVar, Final, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lbd.dispatch.load import Load, Vector
 
@@ -21,6 +22,13 @@ _multiply = np.multiply
 
 NONE: Final = -1
 """No backend may be chosen."""
+
+
+class Score(NamedTuple):
+    """One backend in a comparison that the least wins: as it was in the last, and now."""
+
+    last: float
+    now: float
 
 
 class Policy(ABC):
@@ -48,6 +56,11 @@ class Policy(ABC):
         self.refresh()
         return slot
 
+    def scores(self) -> list[Score] | None:
+        """By slot, what choices compare; None where this policy compares no scores, and before its
+        first choice."""
+        return None
+
     # The three below do nothing here because most policies do not learn from what they chose.
 
     def refresh(self) -> None:  # noqa: B027
@@ -66,11 +79,20 @@ class Policy(ABC):
 _TIE_BITS: Final = 12
 
 
+def tie_row(slots: int) -> Vector:
+    """The long row of numbers just above 1, of which each choice takes a window of `slots`."""
+    return 1.0 + 1e-9 * np.random.default_rng(0x5ED).random((1 << 16) + slots)
+
+
+def tie_starts() -> NDArray[np.int64]:
+    """Where the windows begin, 2^12 of them."""
+    return np.random.default_rng(0x71E).integers(0, 1 << 16, 1 << _TIE_BITS)
+
+
 @lru_cache(maxsize=8)
 def _tie_windows(slots: int) -> list[Vector]:
-    rng = np.random.default_rng(0x5ED)
-    row = 1.0 + 1e-9 * rng.random((1 << 16) + slots)
-    return [row[at : at + slots] for at in rng.integers(0, 1 << 16, 1 << _TIE_BITS)]
+    row = tie_row(slots)
+    return [row[at : at + slots] for at in tie_starts()]
 
 
 class LeastScore(Policy):
@@ -83,7 +105,7 @@ class LeastScore(Policy):
     def __init__(self, load: Load) -> None:
         super().__init__(load)
         self.cost: Vector = np.full(load.slots, np.inf)
-        self._score: Vector = np.empty(load.slots)
+        self._score: Vector = np.zeros(load.slots)
         self._argmin = self._score.argmin
         self._ties = _tie_windows(load.slots)
         self._first = load.flows[0]
@@ -99,6 +121,12 @@ class LeastScore(Policy):
     @abstractmethod
     def costs(self) -> Vector:
         """(slots,) expected delay a flow in progress, in any unit; positive and finite."""
+
+    def scores(self) -> list[Score] | None:
+        if not self._score.any():
+            return None
+        now = (self._first + sum(self._rest) + 1.0) * self.cost
+        return [Score(*pair) for pair in zip(self._score.tolist(), now.tolist(), strict=True)]
 
     def choose(self, now_ns: int, key: int) -> int:
         if not self.load.usable:

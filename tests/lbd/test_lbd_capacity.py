@@ -182,7 +182,8 @@ def clients() -> Iterator[contextlib.ExitStack]:
 async def supervised(backend: Make) -> AsyncIterator[tuple[dict[str, Any], Supervisor]]:
     """A service of two backends and its supervisor, in the test's own process."""
     service = ld.service([backend(echo).address, backend(echo).address], policy="rr")
-    supervisor = Supervisor(Config.model_validate({"services": [service]}))
+    config = Config.model_validate({"services": [service]})
+    supervisor = Supervisor(config, "unused.yaml")
     running = asyncio.create_task(supervisor.run())
     await asyncio.to_thread(until, lambda: _ready(service), "the worker serving")
     yield service, supervisor
