@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import select
-import signal
 import socket
 import threading
 import time
@@ -17,9 +15,9 @@ import lbd_daemon as ld
 import pytest
 from lbd_backends import Backend, echo, read_exactly
 from lbd_client import connect, served
+from lbd_supervised import settle, supervised, told
 from lbd_waiting import until
 
-from config.schema import Config
 from lbd.supervisor import Supervisor
 
 Make = Callable[..., Backend]
@@ -179,33 +177,17 @@ def clients() -> Iterator[contextlib.ExitStack]:
 
 
 @pytest.fixture
-async def supervised(backend: Make) -> AsyncIterator[tuple[dict[str, Any], Supervisor]]:
-    """A service of two backends and its supervisor, in the test's own process."""
+async def ordered(backend: Make) -> AsyncIterator[tuple[dict[str, Any], Supervisor]]:
+    """A service of two backends, and its supervisor in the test's own process."""
     service = ld.service([backend(echo).address, backend(echo).address], policy="rr")
-    config = Config.model_validate({"services": [service]})
-    supervisor = Supervisor(config, "unused.yaml")
-    running = asyncio.create_task(supervisor.run())
-    await asyncio.to_thread(until, lambda: _ready(service), "the worker serving")
-    yield service, supervisor
-    os.kill(os.getpid(), signal.SIGTERM)
-    await running
-
-
-def _ready(service: dict[str, Any]) -> bool:
-    if not ld.segment_path(service["name"]).exists():
-        return False
-    with ld.attached(service["name"]) as region:
-        return bool(ld.heartbeats(region)[0])
-
-
-async def settle(what: Callable[[], object], text: str) -> None:
-    await asyncio.to_thread(until, what, text)
+    async with supervised(service) as supervisor:
+        yield service, supervisor
 
 
 async def test_a_drain_ends_what_outlasts_its_deadline_and_ready_takes_it_back(
-    supervised: tuple[dict[str, Any], Supervisor], clients: contextlib.ExitStack
+    ordered: tuple[dict[str, Any], Supervisor], clients: contextlib.ExitStack
 ) -> None:
-    service, supervisor = supervised
+    service, supervisor = ordered
     name = service["name"]
     monitor = supervisor.monitor(name)
 
@@ -230,7 +212,7 @@ async def test_a_drain_ends_what_outlasts_its_deadline_and_ready_takes_it_back(
     await settle(lambda: _given(name) == [2, 6], "all to the other")
     monitor.order("b0", "ready", time.monotonic_ns())
     assert ld.usable(name) == {"b0", "b1"}
-    await settle(lambda: _told(name), "the worker told")
+    await settle(lambda: told(name), "the worker told")
     await asyncio.to_thread(opened)
     await settle(lambda: _given(name) == [4, 8], "both have their share")
     with pytest.raises(KeyError):
@@ -253,22 +235,15 @@ def _is_reset(sock: socket.socket) -> bool:
     return False
 
 
-def _told(name: str) -> bool:
-    with ld.attached(name) as region:
-        then = ld.heartbeats(region)[0]
-        until(lambda: ld.heartbeats(region)[0] > then, "a heartbeat")
-    return True
-
-
 async def test_maintenance_lets_flows_be_and_takes_no_new_ones(
-    supervised: tuple[dict[str, Any], Supervisor],
+    ordered: tuple[dict[str, Any], Supervisor],
 ) -> None:
-    service, supervisor = supervised
+    service, supervisor = ordered
     name = service["name"]
     monitor = supervisor.monitor(name)
     monitor.order("b0", "maint", time.monotonic_ns())
     monitor.order("b1", "maint", time.monotonic_ns())
-    await settle(lambda: _told(name), "the worker told")
+    await settle(lambda: told(name), "the worker told")
 
     def refused() -> bool:
         with connect(service) as sock:
@@ -279,7 +254,7 @@ async def test_maintenance_lets_flows_be_and_takes_no_new_ones(
     assert ld.scalars(name)["no_backend_total"] == 1
     monitor.order("b1", "ready", time.monotonic_ns())
     monitor.limit("b1", 1)
-    await settle(lambda: _told(name), "the worker told")
+    await settle(lambda: told(name), "the worker told")
 
     def one_after_the_other() -> None:
         with connect(service) as first, connect(service) as second:

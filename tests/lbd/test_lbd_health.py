@@ -13,6 +13,7 @@ import lbd_daemon as ld
 import pytest
 from lbd_backends import Backend, close_at_once, echo, hold, reset
 from lbd_client import ask, connect, served
+from lbd_supervised import told
 from lbd_waiting import until
 
 Make = Callable[..., Backend]
@@ -54,7 +55,7 @@ def test_a_backend_that_goes_away_is_down_and_up_again_when_it_is_back(
     first.close()
     in_state(service, b0="down", b1="up")
     until(lambda: ld.usable(service["name"]) == {"b1"}, "only b1 usable")
-    until(lambda: _in_force(service, 2), "both workers told")
+    told(service["name"])
     before = ld.totals(service["name"])["flows_total"]
     for _ in range(10):
         assert ask(service) == b"ping"
@@ -64,17 +65,6 @@ def test_a_backend_that_goes_away_is_down_and_up_again_when_it_is_back(
     assert ld.state_word(service["name"], "b0", "checks_failed_total") >= 2
     backend(echo, bind=("127.0.0.1", port))
     in_state(service, b0="up", b1="up")
-
-
-def _in_force(service: dict[str, Any], workers: int) -> bool:
-    """Every worker has published after the last change, hence seen it."""
-    with ld.attached(service["name"]) as region:
-        beats = ld.heartbeats(region)
-        until(
-            lambda: all(now > then for now, then in zip(ld.heartbeats(region), beats, strict=True)),
-            "a heartbeat of each worker",
-        )
-    return True
 
 
 def test_an_http_status_decides(daemon: Start, backend: Make) -> None:
@@ -225,7 +215,7 @@ def test_a_backend_that_fails_its_flows_is_ejected(
                 sock.sendall(b"x")
         in_state(service, b0="ejected", b1="up")
     assert ld.state_word(service["name"], "b0", "ejections_total") == 1
-    until(lambda: _in_force(service, 1), "the worker told")
+    told(service["name"])
     before = ld.totals(service["name"])
     for _ in range(10):
         assert ask(service) == b"ping"

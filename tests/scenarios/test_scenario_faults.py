@@ -18,6 +18,7 @@ import pytest
 from crowd import Crowd, send
 from lbd_backends import Backend, close_at_once, echo, reset
 from lbd_client import served
+from lbd_supervised import told
 from lbd_waiting import until
 
 from agent.act.network import fresh_parameters
@@ -139,23 +140,12 @@ def test_a_backend_that_accepts_and_fails_is_ejected_soon(
     daemon(service, workers=2)
     first = asyncio.run(send(service, 60, 4))
     until(lambda: ld.states(name)["b0"] == "ejected", "ejected")
-    _told(name, 2)
+    told(name)
     crowd = asyncio.run(send(service, flows, 50, first=60))
     tell(capsys, f"one of three {fault}, before its ejection", first)
     tell(capsys, f"one of three {fault}, after its ejection", crowd)
     assert (crowd.whole, crowd.failed) == (flows, 0)
     assert first.wrong == 0
-
-
-def _told(name: str, workers: int) -> None:
-    """Every worker has published since, hence read the states."""
-    with ld.attached(name) as region:
-        then = ld.heartbeats(region)
-
-        def all_newer() -> bool:
-            return all(now > old for now, old in zip(ld.heartbeats(region), then, strict=True))
-
-        until(all_newer, f"a heartbeat of each of {workers}")
 
 
 def test_where_all_are_equally_slow_none_is_ejected(
