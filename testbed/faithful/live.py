@@ -20,7 +20,7 @@ from shm.reader import Reader
 from testbed.faithful.setting import OVERHEAD, OVERHEAD_PER_S, TIMEOUT_S, Setting
 from testbed.load.result import Result
 from testbed.processes import Child, ChildError
-from testbed.stack import Stack
+from testbed.stack import READY_S, Stack
 
 Floats = NDArray[np.float64]
 
@@ -81,9 +81,9 @@ def run(stack: Stack, setting: Setting, service: str, seed: int) -> LiveRun:
     idle, total = (after - b for after, b in zip(_cpu_ticks(), ticks_before, strict=True))
     late_s, told = _lateness(stack) - lateness_before
     count, inside_s = _seen(seen) - before
-    if not empty.ok.all() or count != len(empty.ok):
-        raise ChildError(f"of {len(empty.ok)} requests without work {count:.0f} were completed")
-    latency_s = float((empty.latency_s() - empty.lag_s()).mean())
+    if not empty.ok.any() or not count:
+        raise ChildError(f"no request without work was answered: {empty.failures()}")
+    latency_s = float((empty.latency_s() - empty.lag_s()[empty.ok]).mean())
     inside_s /= count
     overhead = Overhead(inside_s + late_s / max(told, 1.0), latency_s - inside_s)
     return LiveRun(result, overhead, 1.0 - idle / max(total, 1))
@@ -102,7 +102,7 @@ def _lateness(stack: Stack) -> Floats:
     """
     total = np.zeros(2)
     for port in stack.backend_port.values():
-        with urlopen(f"http://127.0.0.1:{port}/stats", timeout=5) as answer:
+        with urlopen(f"http://127.0.0.1:{port}/stats", timeout=READY_S) as answer:
             stats = json.load(answer)
         total += np.array([stats["lateness_mean_s"], 1.0]) * stats["finished"]
     return total
