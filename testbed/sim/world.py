@@ -85,7 +85,7 @@ class World:
         weights: Floats,
         offset: float = 1.0,
     ) -> None:
-        """New weights (n,) of one balancer for the backends `identity` (n,), and what it adds to q."""
+        """One balancer's new weights (n,) for the backends `identity` (n,); what it adds to q."""
         slots = self.slots_of(identity)
         known = slots >= 0
         self.state.weight[balancer, slots[known]] = weights[known]
@@ -181,7 +181,9 @@ class World:
         self.state.world["usable"] = len(slots)
         if self.state.balancers[0]["policy"] == MAGLEV:
             weights = self.state.weight[0, slots].tolist()
-            self.state = self.state._replace(table=np.array(build(slots.tolist(), weights)))
+            self.state = self.state._replace(
+                table=np.array(build(slots.tolist(), weights), np.int64)
+            )
         for balancer in range(self.scenario.balancers):
             dispatch.refresh(self.state, balancer)
 
