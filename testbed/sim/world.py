@@ -78,7 +78,10 @@ class World:
         weights: Floats,
         offset: float = 1.0,
     ) -> None:
-        """New weights (n,) of one balancer for the backends `identity` (n,), and what it adds to q."""
+        """New weights (n,) of one balancer for the backends `identity` (n,).
+
+        offset: what it adds to q.
+        """
         slots = self.slots_of(identity)
         known = slots >= 0
         self.state.weight[balancer, slots[known]] = weights[known]
