@@ -68,7 +68,7 @@ def test_the_live_agent_steers_the_simulated_balancers() -> None:
     made = Rule("agent", dispatch.SED, controller=lambda world, m, seed: AgentWeights(make_agent()))
     run = Run(of, made, 1)
     result = run.finish()
-    agents = [controller.agent for controller in run.controllers]
+    agents = [controller.agent for controller in run.controllers.values()]
     assert [agent.counters.steps for agent in agents] == [240, 240]
     weight = run.world.state.weight
     assert np.isfinite(weight).all()
