@@ -42,7 +42,8 @@ class Averages:
     """N backends in the order of `identity`, K memories.
 
     answers_total, duration_total_ns (N,): the counters as last seen. weight (N, K) in [0, 1]: how
-    much of a memory is filled; total_s (N, K): mean times weight. flows_mean (N,): q lately.
+    much of a memory is filled; total_s (N, K): mean times weight. answers, duration_ns: of all
+    backends since the step before. flows_mean (N,): q lately.
     slope_xy, slope_xx: sums of the regression behind `elasticity`.
     """
 
@@ -51,6 +52,8 @@ class Averages:
     duration_total_ns: Ints
     weight: Float64
     total_s: Float64
+    answers: int
+    duration_ns: int
     flows_mean: Float64
     slope_xy: float
     slope_xx: float
@@ -96,8 +99,8 @@ def follow(snapshot: Snapshot, before: Averages | None, step_s: float) -> Averag
 
     answers = np.maximum(answers_total - known_answers, 0)
     some = answers > 0
-    mean_s = np.where(some, (duration_total_ns - known_ns) / np.maximum(answers, 1), 0.0) * 1e-9
-    mean_s = np.maximum(mean_s, 0.0)
+    duration_ns = np.where(some, np.maximum(duration_total_ns - known_ns, 0), 0)
+    mean_s = duration_ns / np.maximum(answers, 1) * 1e-9
 
     elapsed = np.exp(-step_s / ELASTICITY_TAU_S)
     usual_s = total_s[:, 1] / np.maximum(weight[:, 1], 1e-12)
@@ -116,6 +119,8 @@ def follow(snapshot: Snapshot, before: Averages | None, step_s: float) -> Averag
         identity=identity,
         answers_total=answers_total,
         duration_total_ns=duration_total_ns,
+        answers=int(answers.sum()) if before is not None else 0,
+        duration_ns=int(duration_ns.sum()) if before is not None else 0,
         weight=fade * keep * weight + (1.0 - keep),
         total_s=fade * keep * total_s + (1.0 - keep) * mean_s[:, None],
         flows_mean=flows_mean + (1.0 - elapsed) * (flows - flows_mean),
