@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 DEMO_READY := $(if $(LEARN),$(VENV)/.learn,$(VENV)/.demo)
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
 
-.PHONY: demo test test-slow check bench clean
+.PHONY: demo test test-slow test-scenarios check bench clean
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -32,6 +32,9 @@ test: check
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+test-scenarios: $(READY)
+	timeout 1200 $(BIN)/python -m pytest -m scenario tests/scenarios
 
 check: $(READY)
 	$(BIN)/ruff check .

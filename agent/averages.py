@@ -25,6 +25,13 @@ DURATION_TOTAL: Final = "duration_ns_total"
 MEMORIES_FLOWS: Final = (50.0, 300.0, 1800.0)
 """Short, medium, long: heavy tails need two thousand flows, a change of capacity some fifty."""
 
+PRIOR_FLOWS: Final = 8.0
+"""Each mean is taken as if that many flows of the service's mean had been seen besides: a backend
+is not judged by its first few flows."""
+FORGET_SHARE: Final = 0.2
+"""A backend's memory fades as if it had answered at least that share of the mean backend's flows:
+one that gets none for its bad record becomes average again, and is tried."""
+
 ELASTICITY_TAU_S: Final = 20.0
 RIDGE: Final = 1.0
 """As if that much had been seen of durations that do not answer to the queue at all."""
@@ -48,19 +55,12 @@ class Averages:
     slope_xy: float
     slope_xx: float
 
-    @property
-    def known(self) -> NDArray[np.bool_]:
-        """(N,) whether a backend has answered at all."""
-        known: NDArray[np.bool_] = self.weight[:, 0] > 0.0
-        return known
-
     def mean_s(self) -> Float64:
-        """(N, K) means; a backend that never answered counts as the mean of the others, or 0."""
-        means = self.total_s / np.maximum(self.weight, 1e-12)
-        known = self.known
-        if known.all() or not known.any():
-            return means
-        means[~known] = means[known].mean(axis=0)
+        """(N, K) means, drawn to that of all flows by PRIOR_FLOWS; 0 where nothing was answered."""
+        pooled = self.total_s.sum(axis=0) / np.maximum(self.weight.sum(axis=0), 1e-12)
+        flows = self.weight * np.array(MEMORIES_FLOWS)
+        own = self.total_s * np.array(MEMORIES_FLOWS)
+        means: Float64 = (own + PRIOR_FLOWS * pooled) / (flows + PRIOR_FLOWS)
         return means
 
     @property
@@ -99,23 +99,26 @@ def follow(snapshot: Snapshot, before: Averages | None, step_s: float) -> Averag
     mean_s = np.where(some, (duration_total_ns - known_ns) / np.maximum(answers, 1), 0.0) * 1e-9
     mean_s = np.maximum(mean_s, 0.0)
 
-    fade = np.exp(-step_s / ELASTICITY_TAU_S)
+    elapsed = np.exp(-step_s / ELASTICITY_TAU_S)
     usual_s = total_s[:, 1] / np.maximum(weight[:, 1], 1e-12)
     comparable = some & (weight[:, 1] > 0.1) & (usual_s > 0.0) & (mean_s > 0.0)
     if comparable.any():
         x = np.log((flows[comparable] + 1.0) / (flows_mean[comparable] + 1.0))
         y = np.log(mean_s[comparable] / usual_s[comparable])
-        xy, xx = fade * xy + float(x @ y), fade * xx + float(x @ x)
+        xy, xx = elapsed * xy + float(x @ y), elapsed * xx + float(x @ x)
 
     # All answers of a step count alike: the mean after n of them, each of weight 1/m.
-    keep = np.power(1.0 - 1.0 / np.array(MEMORIES_FLOWS), answers[:, None])
+    share = 1.0 / np.array(MEMORIES_FLOWS)
+    keep = np.power(1.0 - share, answers[:, None])
+    missing = np.maximum(FORGET_SHARE * answers.sum() / max(count, 1) - answers, 0.0)
+    fade = np.power(1.0 - share, missing[:, None])
     return Averages(
         identity=identity,
         answers_total=answers_total,
         duration_total_ns=duration_total_ns,
-        weight=keep * weight + (1.0 - keep),
-        total_s=keep * total_s + (1.0 - keep) * mean_s[:, None],
-        flows_mean=flows_mean + (1.0 - fade) * (flows - flows_mean),
+        weight=fade * keep * weight + (1.0 - keep),
+        total_s=fade * keep * total_s + (1.0 - keep) * mean_s[:, None],
+        flows_mean=flows_mean + (1.0 - elapsed) * (flows - flows_mean),
         slope_xy=xy,
         slope_xx=xx,
     )
