@@ -32,6 +32,9 @@ FORGET_SHARE: Final = 0.2
 """A backend's memory fades as if it had answered at least that share of the mean backend's flows:
 one that gets none for its bad record becomes average again, and is tried."""
 
+EARLY_SLACK: Final = 3.0
+"""How many times as long as elsewhere flows may stay after their first byte."""
+
 ELASTICITY_TAU_S: Final = 20.0
 RIDGE: Final = 1.0
 """As if that much had been seen of durations that do not answer to the queue at all."""
@@ -43,7 +46,7 @@ class Averages:
 
     answers_total, duration_total_ns (N,): the counters as last seen. weight (N, K) in [0, 1]: how
     much of a memory is filled; total_s (N, K): mean times weight. answers, duration_ns: of all
-    backends since the step before. flows_mean (N,): q lately.
+    backends since the step before. flows_mean, rate_per_s (N,): q and answers a second lately.
     slope_xy, slope_xx: sums of the regression behind `elasticity`.
     """
 
@@ -55,6 +58,7 @@ class Averages:
     answers: int
     duration_ns: int
     flows_mean: Float64
+    rate_per_s: Float64
     slope_xy: float
     slope_xx: float
 
@@ -65,6 +69,21 @@ class Averages:
         own = self.total_s * np.array(MEMORIES_FLOWS)
         means: Float64 = (own + PRIOR_FLOWS * pooled) / (flows + PRIOR_FLOWS)
         return means
+
+    def charge(self) -> Float64:
+        """(N,) at least 1: what a mean must be multiplied by where a backend answers too early.
+
+        By Little's law flows stay q / rate seconds. A backend whose flows stay far longer than its
+        first bytes take, in comparison with the others', gave those bytes before it did the work:
+        its durations say nothing about it.
+        """
+        own_s = self.mean_s()[:, 1]
+        told = (self.flows_mean >= 0.5) & (self.rate_per_s > 0.0) & (own_s > 0.0)
+        charge = np.ones(len(own_s))
+        if np.count_nonzero(told) > 2:
+            ratio = self.flows_mean[told] / (self.rate_per_s[told] * own_s[told])
+            charge[told] = np.maximum(ratio / np.median(ratio) / EARLY_SLACK, 1.0)
+        return charge
 
     @property
     def elasticity(self) -> float:
@@ -88,13 +107,14 @@ def follow(snapshot: Snapshot, before: Averages | None, step_s: float) -> Averag
     xy = xx = 0.0
     if before is None:
         known_answers, known_ns, weight, total_s = zeros, zeros, empty, empty
-        flows_mean = flows
+        flows_mean, rate_per_s = flows, np.zeros(count)
     else:
         known_answers = carry(identity, before.identity, before.answers_total, zeros)
         known_ns = carry(identity, before.identity, before.duration_total_ns, zeros)
         weight = carry(identity, before.identity, before.weight, empty)
         total_s = carry(identity, before.identity, before.total_s, empty)
         flows_mean = carry(identity, before.identity, before.flows_mean, flows)
+        rate_per_s = carry(identity, before.identity, before.rate_per_s, np.zeros(count))
         xy, xx = before.slope_xy, before.slope_xx
 
     answers = np.maximum(answers_total - known_answers, 0)
@@ -124,6 +144,7 @@ def follow(snapshot: Snapshot, before: Averages | None, step_s: float) -> Averag
         weight=fade * keep * weight + (1.0 - keep),
         total_s=fade * keep * total_s + (1.0 - keep) * mean_s[:, None],
         flows_mean=flows_mean + (1.0 - elapsed) * (flows - flows_mean),
+        rate_per_s=rate_per_s + (1.0 - elapsed) * (answers / step_s - rate_per_s),
         slope_xy=xy,
         slope_xx=xx,
     )

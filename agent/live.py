@@ -44,6 +44,7 @@ RETRY_NS: Final = 100_000_000
 """How often a region that is not there is looked for."""
 MODES: Final = {"learn": 1, "frozen": 2, "shadow": 3}
 """As the region's `mode` word tells them."""
+SHADOW_EVERY_NS: Final = 60 * 10**9
 LEAST_REPLAY_STEPS: Final = 512
 """Of the learner, however many backends there may be: less is too little to draw from."""
 
@@ -93,6 +94,7 @@ class ServiceAgent:
         self._problem = ""
         self._refusing = False
         self._trusted = True
+        self._shadow_ns = 0
         parameters, envelope = _policy_of(config)
         self._monitor = Monitor(TrustSettings(), envelope) if config.mode != "learn" else None
         self._learner: LearnerProcess | None = None
@@ -127,6 +129,7 @@ class ServiceAgent:
                 now_ns + self._expiry_ns,
                 decision.offset,
             )
+        self._report_shadow(attached.region, decision)
         self._report(attached.block, decision, monotonic_ns() - started_ns)
         return decision
 
@@ -152,6 +155,23 @@ class ServiceAgent:
             block.set("learner_updates_total", int(self._learner.report.get("updates", 0)))
             block.set("transitions_dropped_total", self._learner.counters.dropped)
             self._log_trouble(self._learner.report)
+
+    def _report_shadow(self, region: Region, decision: Decision) -> None:
+        """What the policy would have done, now and then, for the log alone."""
+        if self._config.mode != "shadow" or decision.now_ns < self._shadow_ns:
+            return
+        self._shadow_ns = decision.now_ns + SHADOW_EVERY_NS
+        share = decision.weights / decision.weights.mean() if decision.weights.size else ()
+        log.info(
+            "service %s: shadow: would weigh %s and add %.2f to the queues",
+            self._service,
+            ", ".join(
+                f"{region.entry(int(slot)).name} {weight:.2f}"
+                for slot, weight in zip(decision.slots, share, strict=True)
+            )
+            or "nobody",
+            decision.offset,
+        )
 
     def _report_trust(self, block: AgentBlock, decision: Decision) -> None:
         monitor = self._monitor

@@ -282,7 +282,7 @@ def observe(
     recent_weight = both.recent_weight[:count].astype(np.float64)
     duration_s = charge_open(recent, recent_weight, snapshot.waiting, waiting_age_s)
     averages = follow(snapshot, previous.averages if previous else None, step_s)
-    latency_s = averages.mean_s()
+    latency_s = averages.mean_s() * averages.charge()[:, None]
 
     features = np.zeros((count, FEATURE_COUNT), np.float32)
     # (3, N): each plus 1, so that none is far less than few.
