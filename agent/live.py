@@ -69,6 +69,7 @@ class ServiceAgent:
         self._expiry_ns = config.expiry_ms * 1_000_000
         self._attached: Attachment | None = None
         self._retry_ns = 0
+        self._step_ns_total = 0
         self._complaint = ""
         self._problem = ""
         self._refusing = False
@@ -106,7 +107,7 @@ class ServiceAgent:
                 now_ns,
                 now_ns + self._expiry_ns,
             )
-        self._report(attached.block, now_ns, monotonic_ns() - started_ns)
+        self._report(attached.block, decision, monotonic_ns() - started_ns)
         return decision
 
     def status(self) -> str:
@@ -115,10 +116,17 @@ class ServiceAgent:
             return f"{self._service}: waiting for its region"
         return f"{self._service}: {self._config.mode}, step {self._agent.counters.steps}"
 
-    def _report(self, block: AgentBlock, now_ns: int, step_ns: int) -> None:
-        block.beat(now_ns)
-        block.set("steps_total", self._agent.counters.steps)
+    def _report(self, block: AgentBlock, decision: Decision, step_ns: int) -> None:
+        counters = self._agent.counters
+        self._step_ns_total += step_ns
+        block.beat(decision.now_ns)
+        block.set("steps_total", counters.steps)
         block.set("step_ns", step_ns)
+        block.set("step_ns_total", self._step_ns_total)
+        block.set("parameters_loaded_total", counters.parameters_loaded)
+        block.set("parameters_refused_total", counters.parameters_refused)
+        block.set_real("reward", decision.reward)
+        block.set_real("entropy_nats", decision.entropy_nats)
         if self._learner is not None:
             block.set("learner_updates_total", int(self._learner.report.get("updates", 0)))
             block.set("transitions_dropped_total", self._learner.counters.dropped)

@@ -10,16 +10,25 @@ from collections.abc import Sequence
 
 from lbd.dispatch import Policy
 from lbd.flow import BACKEND_FAULT, Flow, Outcome
+from shm import layout as lo
+from shm.histogram import HistogramWriter
 from shm.worker import WorkerBlock
 
 _MODULUS = 1 << 64
+_CONNECT, _DURATION, _FCT = (lo.HISTOGRAM[kind] for kind in ("connect", "duration", "fct"))
 
 
 class ShmLedger:
-    """The `Ledger` of one service in one worker."""
+    """The `Ledger` of one service in one worker; `histograms` None where nobody reads them."""
 
-    def __init__(self, block: WorkerBlock, policies: Sequence[Policy]) -> None:
+    def __init__(
+        self,
+        block: WorkerBlock,
+        policies: Sequence[Policy],
+        histograms: HistogramWriter | None = None,
+    ) -> None:
         rows = block.rows
+        self._histograms = histograms
         self._block = block
         self._policies = policies
         self._flows = block.flows
@@ -45,6 +54,8 @@ class ShmLedger:
     def connected(self, slot: int, now_ns: int, connect_ns: int) -> None:
         self._connected_total[slot] += 1
         self._connect_ns_total[slot] += connect_ns
+        if self._histograms:
+            self._histograms.observe(slot, _CONNECT, connect_ns)
         # The sum of starts first: another worker that looks between the two sees too young flows,
         # not one as old as the machine.
         self._waiting_start_ns[slot] = (self._waiting_start_ns[slot] + now_ns) % _MODULUS
@@ -59,6 +70,8 @@ class ShmLedger:
         self._first_byte_total[slot] += 1
         self._duration_ns_total[slot] += duration_ns
         self._block.sample_duration(slot, now_ns, duration_ns)
+        if self._histograms:
+            self._histograms.observe(slot, _DURATION, duration_ns)
         for policy in self._policies:
             policy.sampled(slot, now_ns, duration_ns)
 
@@ -77,6 +90,8 @@ class ShmLedger:
         if outcome is Outcome.COMPLETED:
             self._fct_ns_total[slot] += age_ns
             self._block.sample_fct(slot, now_ns, age_ns)
+            if self._histograms:
+                self._histograms.observe(slot, _FCT, age_ns)
         elif outcome in BACKEND_FAULT:
             for policy in self._policies:
                 policy.failed(slot, now_ns, age_ns)

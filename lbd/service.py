@@ -25,6 +25,7 @@ from lbd.poller import Poller
 from lbd.relay import Relay
 from lbd.sockets import resolve
 from shm import layout as lo
+from shm.histogram import HistogramWriter
 from shm.region import Region
 from shm.weights import Refusal, WeightReader, Weights
 from shm.worker import WorkerBlock, cache_view
@@ -35,7 +36,14 @@ log = logging.getLogger(__name__)
 class Service:
     """Raises OSError at construction where a backend's name cannot be resolved."""
 
-    def __init__(self, config: ServiceConfig, region: Region, worker: int, poller: Poller) -> None:
+    def __init__(
+        self,
+        config: ServiceConfig,
+        region: Region,
+        worker: int,
+        poller: Poller,
+        histograms: bool = False,
+    ) -> None:
         self.config = config
         self.region = region
         self.poller = poller
@@ -65,7 +73,8 @@ class Service:
         policies = [self._policy]
         if self._wants_weights:
             policies.append(self._fallback)
-        self._ledger = ShmLedger(self.block, policies)
+        writer = HistogramWriter(region, worker) if histograms else None
+        self._ledger = ShmLedger(self.block, policies, writer)
 
         timeouts = config.timeouts
         self._connect_ns = timeouts.connect_ms * 1_000_000

@@ -20,6 +20,7 @@ from typing import Final
 from config.address import Address
 from config.schema import Config
 from lbd.activation import Activation
+from lbd.http import HttpServer, metrics_application
 from lbd.metrics import Metrics
 from lbd.sockets import ListenError, listen, resolve
 from lbd.worker import Assignment
@@ -62,7 +63,8 @@ class Supervisor:
         self._regions: list[Region] = []
         self._workers: dict[int, asyncio.subprocess.Process] = {}
         self._stopping = asyncio.Event()
-        self._metrics: Metrics | None = None
+        self._metrics = Metrics(monotonic_ns())
+        self._http: HttpServer | None = None
         self._aborted: set[int] = set()
         self.restarts_total = 0
 
@@ -78,7 +80,7 @@ class Supervisor:
             await asyncio.gather(*keepers)
             beat.cancel()
         finally:
-            self._clean()
+            await self._clean()
 
     async def _prepare(self) -> None:
         config = self._config
@@ -97,14 +99,15 @@ class Supervisor:
             for backend in service.backends:
                 region.add_backend(backend.name, str(backend.address), backend.weight)
         if config.metrics is not None:
-            try:
-                self._metrics = Metrics(config.metrics, self._regions, lambda: self.restarts_total)
-            except OSError as error:
-                raise ListenError(config.metrics, error) from None
+            self._http = HttpServer(metrics_application(self._scrape))
+            await self._http.listen(config.metrics)
 
-    def _clean(self) -> None:
-        if self._metrics is not None:
-            self._metrics.close()
+    def _scrape(self) -> bytes:
+        return self._metrics.text(self._config, self._regions, self.restarts_total, monotonic_ns())
+
+    async def _clean(self) -> None:
+        if self._http is not None:
+            await self._http.close()
         for region in self._regions:
             region.remove()
         self._close_listeners()

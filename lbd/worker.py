@@ -66,9 +66,12 @@ class Worker:
         self._draining = False
         self.failed = False
         workers = self._config.workers
+        scraped = self._config.metrics is not None
         for config in self._config.services:
             region = Region.attach(config.name)
-            self._services.append(Service(config, region, assignment.index, self._poller))
+            self._services.append(
+                Service(config, region, assignment.index, self._poller, histograms=scraped)
+            )
         room = _flows_possible() // len(self._services)
         for service, fd in zip(self._services, assignment.listen_fds, strict=True):
             sock = socket.socket(fileno=fd)

@@ -6,6 +6,7 @@ to a region.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from typing import Any
@@ -18,6 +19,7 @@ from shm.errors import RegionError
 from shm.reader import Reader
 from shm.region import Region
 from shm.snapshot import Samples
+from shm.states import label, state_rows
 from shm.weights import newest_weights
 from shm.worker import cache_view, scalars_view
 
@@ -42,6 +44,7 @@ def region(live: Region) -> dict[str, Any]:
             "alive": live.segment.locked(segment.AGENT_BYTE),
             "heartbeat_age_s": _age_s(now_ns, agent[lo.AGENT_SCALAR["heartbeat_ns"]]),
             **{name: agent[i] for name, i in lo.AGENT_SCALAR.items() if name != "heartbeat_ns"},
+            **{name: _real(live, layout.agent + i) for name, i in lo.AGENT_REAL.items()},
         },
         "geometry": {
             "workers": layout.workers,
@@ -88,6 +91,7 @@ def one(service: str) -> dict[str, Any]:
 def _backends(live: Region, now_ns: int) -> list[dict[str, Any]]:
     seen = Reader(live).snapshot(now_ns)
     given = newest_weights(live)
+    flags = state_rows(live)[lo.STATE["flags"]]
     caches = [cache_view(live, worker) for worker in range(live.layout.workers)]
     rows = []
     for row, entry in enumerate(live.entry(int(slot)) for slot in seen.slots):
@@ -107,6 +111,7 @@ def _backends(live: Region, now_ns: int) -> list[dict[str, Any]]:
                 "identity": entry.identity,
                 "name": entry.name,
                 "address": entry.address,
+                "state": label(int(flags[entry.slot])),
                 "configured_weight": entry.weight,
                 "weight": float(given.weight[entry.slot]) if given and has_weight else None,
                 "weight_age_s": _age_s(now_ns, given.written_ns) if given and has_weight else None,
@@ -143,6 +148,11 @@ def _worker(live: Region, index: int, now_ns: int) -> dict[str, Any]:
     values = {name: int(words[at]) for name, at in lo.SCALAR.items()}
     beat_ns = values.pop("heartbeat_ns")
     return {"worker": index, "heartbeat_age_s": _age_s(now_ns, beat_ns), **values}
+
+
+def _real(live: Region, word: int) -> float | None:
+    value = live.doubles[word]
+    return None if math.isnan(value) else value
 
 
 def _age_s(now_ns: int, then_ns: int) -> float | None:

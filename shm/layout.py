@@ -7,9 +7,12 @@ array that a kernel owns. Times are u64 nanoseconds of CLOCK_MONOTONIC. One writ
 
     header          supervisor   identity of the region, geometry, heartbeat, active bitmap
     slot table      supervisor   one row a backend: identity, configured weight, name, address
-    retired         supervisor   what dead workers had counted, kept so that totals never go back
+    states          supervisor   one word a slot and row: which backends may be used, and how much
+    retired         supervisor   what dead workers had counted, kept so that totals never go back,
+                                 then their histograms
     agent           agent        its heartbeat, and `depth` weight frames
-    worker 0..W-1   that worker  scalars, the counter cache, `depth` counter frames, reservoirs
+    worker 0..W-1   that worker  scalars, the counter cache, `depth` counter frames, reservoirs,
+                                 histograms
 
 A worker's block belongs to the supervisor from the worker's death until its successor starts.
 A counter row is one word a slot, contiguous, so that dispatch reads all backends as one vector.
@@ -23,7 +26,7 @@ from typing import Final
 WORD: Final = 8
 PAGE: Final = 4096
 MAGIC: Final = int.from_bytes(b"LBDSHM\0\0", "little")
-VERSION: Final = 1
+VERSION: Final = 2
 MAX_SLOTS: Final = 1024
 MAX_WORKERS: Final = 64
 
@@ -41,8 +44,10 @@ H_CREATED_NS: Final = 9
 H_HEARTBEAT_NS: Final = 10
 H_NEXT_IDENTITY: Final = 11
 H_EPOCH: Final = 12  # odd while the supervisor moves a dead worker's counts to `retired`
+H_STATES: Final = 13  # grows with every change of a backend, its weight or its state
 H_NAME: Final = 16  # 8 words of UTF-8
 H_BITMAP: Final = 32  # MAX_SLOTS / 64 words; bit s of word s // 64 is slot s
+H_USABLE: Final = 48  # likewise: slots that may get new flows
 HEADER_WORDS: Final = 64
 NAME_BYTES: Final = 64
 
@@ -54,6 +59,24 @@ S_ADDRESS: Final = 8  # 34 words: the longest host name and a port
 SLOT_WORDS: Final = 48
 SLOT_NAME_BYTES: Final = 48
 SLOT_ADDRESS_BYTES: Final = 272
+
+# Rows of the states, one word a slot. `flags` are those of `shm.states.Flag`; `share` is f64, the
+# part of its fair share of new flows that a backend gets; 0 in `max_flows` and `end_by_ns` is no
+# limit.
+STATES: Final = (
+    "flags",
+    "share",
+    "max_flows",
+    "end_by_ns",
+    "since_ns",
+    "check_ns",
+    "checks_total",
+    "checks_failed_total",
+    "downs_total",
+    "ejections_total",
+    "ejections_refused_total",
+)
+STATE: Final = {name: index for index, name in enumerate(STATES)}
 
 # Counter rows of a worker. `flows` is f64 (exact up to 2**53) so that dispatch multiplies without a
 # conversion; `waiting_start_ns` is a sum modulo 2**64, from which waiting * now - sum is the summed
@@ -114,11 +137,16 @@ SCALARS: Final = (
     "fallback_total",
 )
 SCALAR: Final = {name: index for index, name in enumerate(SCALARS)}
-SCALAR_WORDS: Final = 32
+SCALAR_WORDS: Final = 64
 
 # Reservoirs of a backend, in this order; one more, of the service, holds inter-arrival times.
 KINDS: Final = ("duration", "fct")
 SAMPLE_WORDS: Final = 2  # t_ns, value_ns; t_ns is 0 in an empty slot
+
+# Histograms of a backend, in this order; `shm.histogram` has the bounds.
+HISTOGRAMS: Final = ("connect", "duration", "fct")
+HISTOGRAM: Final = {name: index for index, name in enumerate(HISTOGRAMS)}
+HISTOGRAM_BUCKETS: Final = 90
 
 FRAME_HEAD_WORDS: Final = 2  # sequence (0 while being written), written_ns
 
@@ -132,9 +160,15 @@ AGENT_SCALARS: Final = (
     "step_ns",
     "learner_updates_total",
     "transitions_dropped_total",
+    "step_ns_total",
+    "parameters_loaded_total",
+    "parameters_refused_total",
 )
 AGENT_SCALAR: Final = {name: index for index, name in enumerate(AGENT_SCALARS)}
-AGENT_SCALAR_WORDS: Final = 16
+# After them, f64: NaN where the last step had none.
+AGENT_REALS: Final = ("reward", "entropy_nats")
+AGENT_REAL: Final = {name: len(AGENT_SCALARS) + at for at, name in enumerate(AGENT_REALS)}
+AGENT_SCALAR_WORDS: Final = 24
 
 # Weight frame head; then one row of identities and one row of f64 weights.
 W_SEQUENCE: Final = 0
@@ -182,12 +216,24 @@ class Layout:
         return FRAME_HEAD_WORDS + self.cache_words
 
     @property
-    def retired(self) -> int:
+    def states(self) -> int:
         return self.slot_table + SLOT_WORDS * self.slots
 
     @property
-    def agent(self) -> int:
+    def retired(self) -> int:
+        return self.states + len(STATES) * self.slots
+
+    @property
+    def histogram_words(self) -> int:
+        return self.slots * len(HISTOGRAMS) * HISTOGRAM_BUCKETS
+
+    @property
+    def retired_histograms(self) -> int:
         return self.retired + SCALAR_WORDS + self.cache_words
+
+    @property
+    def agent(self) -> int:
+        return self.retired_histograms + self.histogram_words
 
     @property
     def weight_frame_words(self) -> int:
@@ -201,10 +247,15 @@ class Layout:
         return self.weight_frame(self.depth)
 
     @property
+    def reservoir_words(self) -> int:
+        return (len(KINDS) * self.slots + 1) * self.reservoir * SAMPLE_WORDS
+
+    @property
     def worker_words(self) -> int:
         frames = self.depth * self.frame_words
-        reservoirs = (len(KINDS) * self.slots + 1) * self.reservoir * SAMPLE_WORDS
-        return SCALAR_WORDS + self.cache_words + frames + reservoirs
+        return (
+            SCALAR_WORDS + self.cache_words + frames + self.reservoir_words + self.histogram_words
+        )
 
     def worker(self, index: int) -> int:
         return self.workers_start + index * self.worker_words
@@ -218,6 +269,10 @@ class Layout:
     def reservoirs(self, worker: int) -> int:
         """First sample of (kind, slot); kinds outermost. The service's own reservoir is last."""
         return self.frame(worker, self.depth)
+
+    def histograms(self, worker: int) -> int:
+        """First bucket of (slot, kind); slots outermost."""
+        return self.reservoirs(worker) + self.reservoir_words
 
     @property
     def total_bytes(self) -> int:
