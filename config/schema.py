@@ -327,10 +327,21 @@ class Config(Section):
         default=None,
         description="Where Prometheus finds the metrics, host:port or [v6]:port; null for none.",
     )
+    status_page: bool = Field(
+        default=False,
+        description="Whether the metrics address also serves the status page, at its root.",
+    )
     services: Annotated[tuple[Service, ...], Field(strict=False)] = Field(
         min_length=1, description="What is balanced, at least one service."
     )
     agent: Agent = Field(default=Agent(), description="The agent that sets the weights.")
+
+    @field_validator("status_page")
+    @classmethod
+    def _page_has_an_address(cls, status_page: bool, info: ValidationInfo) -> bool:
+        if status_page and info.data.get("metrics", "invalid itself") is None:
+            raise ValueError("false, for there is no metrics address to serve the page at")
+        return status_page
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -23,6 +23,8 @@ from lbd.activation import Activation
 from lbd.http import HttpServer, metrics_application
 from lbd.metrics import Metrics
 from lbd.sockets import ListenError, listen, resolve
+from lbd.status.page import StatusPage
+from lbd.status.state import State, look
 from lbd.worker import Assignment
 from sd.notify import Notifier
 from sd.sockets import take
@@ -99,11 +101,17 @@ class Supervisor:
             for backend in service.backends:
                 region.add_backend(backend.name, str(backend.address), backend.weight)
         if config.metrics is not None:
-            self._http = HttpServer(metrics_application(self._scrape))
+            application = metrics_application(self._scrape)
+            if config.status_page:
+                StatusPage(application, self._look)
+            self._http = HttpServer(application)
             await self._http.listen(config.metrics)
 
     def _scrape(self) -> bytes:
         return self._metrics.text(self._config, self._regions, self.restarts_total, monotonic_ns())
+
+    def _look(self) -> State:
+        return look(self._config, self._regions, len(self._workers), self.restarts_total)
 
     async def _clean(self) -> None:
         if self._http is not None:

@@ -59,6 +59,7 @@ agent:
   max_ratio: 4
   expiry_ms: 500
   seed: 7
+status_page: true
 """
 
 Write = Callable[[str | bytes], Path]
@@ -184,6 +185,7 @@ WRONG_VALUES = [
     (MINIMAL + "agent:\n  - 1\n", 6, "agent", "found a list, expected a mapping"),
     (service("timeouts: 3"), 6, "services[0].timeouts", "found 3, expected a mapping"),
     (MINIMAL + "metrics: 9100\n", 6, "metrics", "found 9100, expected host:port"),
+    (MINIMAL + "status_page: true\n", 6, "status_page", "found true, expected false, for there is"),
     (MINIMAL + "metrics: unix:/m\n", 6, "metrics", r"unix:/m.*, expected host:port or \[v6\]:port"),
     (agent("save: 3"), 7, "agent.save", "found 3, expected a path"),
     (agent('save: ""'), 7, "agent.save", 'found "", expected a path'),
