@@ -19,7 +19,10 @@ _CONNECT, _DURATION, _FCT = (lo.HISTOGRAM[kind] for kind in ("connect", "duratio
 
 
 class ShmLedger:
-    """The `Ledger` of one service in one worker; `histograms` None where nobody reads them."""
+    """The `Ledger` of one service in one worker; `histograms` None where nobody reads them.
+
+    `policies` are told of outcomes; they may be exchanged while flows are open.
+    """
 
     def __init__(
         self,
@@ -30,7 +33,7 @@ class ShmLedger:
         rows = block.rows
         self._histograms = histograms
         self._block = block
-        self._policies = policies
+        self.policies = policies
         self._flows = block.flows
         self._waiting = rows["waiting"]
         self._waiting_start_ns = rows["waiting_start_ns"]
@@ -72,7 +75,7 @@ class ShmLedger:
         self._block.sample_duration(slot, now_ns, duration_ns)
         if self._histograms:
             self._histograms.observe(slot, _DURATION, duration_ns)
-        for policy in self._policies:
+        for policy in self.policies:
             policy.sampled(slot, now_ns, duration_ns)
 
     def moved(self, slot: int, bytes_in: int, bytes_out: int) -> None:
@@ -93,7 +96,7 @@ class ShmLedger:
             if self._histograms:
                 self._histograms.observe(slot, _FCT, age_ns)
         elif outcome in BACKEND_FAULT:
-            for policy in self._policies:
+            for policy in self.policies:
                 policy.failed(slot, now_ns, age_ns)
 
     def _waits_no_more(self, slot: int, connected_ns: int) -> None:

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic_ns
+from typing import Any
 from zlib import crc32
 
 import numpy as np
 
+from config.address import Address
 from config.schema import Service as ServiceConfig
-from lbd.dispatch import NONE, Load, Memory, create
+from lbd.dispatch import NONE, Load, Memory, Policy, create
 from lbd.dispatch.load import Vector
 from lbd.flow import Flow, Outcome
 from lbd.ledger import ShmLedger
@@ -26,7 +28,8 @@ from lbd.relay import Relay
 from lbd.sockets import resolve
 from shm import layout as lo
 from shm.histogram import HistogramWriter
-from shm.region import Region
+from shm.region import Region, SlotEntry
+from shm.states import StateReader
 from shm.weights import Refusal, WeightReader, Weights
 from shm.worker import WorkerBlock, cache_view
 
@@ -50,36 +53,96 @@ class Service:
         self.relays: set[Relay] = set()
         self.on_end: Callable[[Relay], None] = self.relays.discard
         self.block = WorkerBlock(region, worker, config.reservoir.probability)
+        self._worker = worker
+        self._histograms = HistogramWriter(region, worker) if histograms else None
         self._reader = WeightReader(region)
         self._weights: Weights | None = None
+        self._address: dict[int, tuple[int, Any]] = {}
+        self._decided: object = None
+        self.last_slot = NONE
+        self._ledger = ShmLedger(self.block, (), self._histograms)
+        self.configure(config)
 
-        entries = region.entries()
-        by_name = {backend.name: backend for backend in config.backends}
-        self._address = {e.slot: resolve(by_name[e.name].address) for e in entries}
-        for entry in entries:
+    def configure(self, config: ServiceConfig) -> None:
+        """Go by `config` and by the region's backends from the next flow on; the region is the
+        same. Flows that are open stay where they are. Raises OSError and changes nothing where a
+        backend's name cannot be resolved.
+        """
+        entries = self.region.entries()
+        identities = self.block.rows["identity"]
+        newcomers = [e for e in entries if identities[e.slot] != e.identity]
+        found = {e.slot: resolve(Address.parse(e.address)) for e in newcomers}
+        for entry in newcomers:
             self.block.adopt(entry.slot, entry.identity)
+        self._address = {e.slot: found.get(e.slot) or self._address[e.slot] for e in entries}
+        self.config = config
 
-        self._configured = np.ones(region.layout.slots)
-        for entry in entries:
-            self._configured[entry.slot] = entry.weight
-        memory = Memory(flows=config.ewma.memory_flows, seconds=config.ewma.memory_s)
-        usable = [entry.slot for entry in entries]
-        self._load = _load(region, worker, usable, self._configured)
-        self._fallback_load = _load(region, worker, usable, self._configured)
-        self._policy = create(config.policy, self._load, memory)
-        self._fallback = create(config.fallback, self._fallback_load, memory)
-        self._wants_weights = config.weights == "agent"
-        self._in_force = self._fallback if self._wants_weights else self._policy
-        policies = [self._policy]
-        if self._wants_weights:
-            policies.append(self._fallback)
-        writer = HistogramWriter(region, worker) if histograms else None
-        self._ledger = ShmLedger(self.block, policies, writer)
+        decided = (
+            [entry.identity for entry in entries],
+            config.policy,
+            config.fallback,
+            config.weights,
+            config.ewma,
+        )
+        if decided != self._decided:
+            self._decided = decided
+            self._decide_anew(config, entries)
 
         timeouts = config.timeouts
         self._connect_ns = timeouts.connect_ms * 1_000_000
         self._idle_ns = int(timeouts.idle_s * 1e9)
         self._total_ns = int((timeouts.total_s or 0) * 1e9)
+
+    def _decide_anew(self, config: ServiceConfig, entries: Sequence[SlotEntry]) -> None:
+        """Policies for these backends, whose averages begin anew."""
+        region, worker = self.region, self._worker
+        configured = np.ones(region.layout.slots)
+        for entry in entries:
+            configured[entry.slot] = entry.weight
+        memory = Memory(flows=config.ewma.memory_flows, seconds=config.ewma.memory_s)
+        slots = [entry.slot for entry in entries]
+        self._load = _load(region, worker, slots, configured)
+        self._fallback_load = _load(region, worker, slots, configured)
+        if self._weights is not None:
+            self._load.weight[:] = self._weights.weight[: self._load.slots]
+        self._policy = create(config.policy, self._load, memory)
+        self._fallback = create(config.fallback, self._fallback_load, memory)
+        self._wants_weights = config.weights == "agent"
+        if not self._wants_weights:
+            self._weights = None
+            self.block.scalars[lo.SCALAR["weights_in_force"]] = 0
+        waits = self._wants_weights and self._weights is None
+        self._in_force = self._fallback if waits else self._policy
+        policies = [self._policy]
+        if self._wants_weights:
+            policies.append(self._fallback)
+        self._ledger.policies = policies
+        self._states = StateReader(region)
+        self._follow_states()
+
+    def _follow_states(self) -> None:
+        """What the supervisor says of the backends, where it says anything new."""
+        found = self._states.poll()
+        if found is None:
+            return
+        usable = [slot for slot in found.usable if slot in self._address]
+        for load in (self._load, self._fallback_load):
+            load.usable = usable
+        self._fallback_load.weight[:] = found.weight[: self._load.slots]
+        if not self._wants_weights:
+            self._load.weight[:] = found.weight[: self._load.slots]
+        self._policy.refresh()
+        self._fallback.refresh()
+
+    @property
+    def policy(self) -> Policy:
+        """The one that chooses at this moment."""
+        return self._in_force
+
+    @property
+    def weights_in_force(self) -> bool:
+        """Whether the agent's weights are."""
+        return self._weights is not None
 
     # -- flows
 
@@ -90,6 +153,7 @@ class Service:
         block.count("accepted_total")
         policy = self._in_force
         slot = policy.choose(now_ns, _key(peer) if policy.uses_key else 0)
+        self.last_slot = slot
         if slot == NONE:
             block.count("no_backend_total")
             client.close()
@@ -119,6 +183,7 @@ class Service:
         """Take new weights, let old ones expire, publish the counters."""
         if self._wants_weights:
             self._poll_weights(now_ns)
+        self._follow_states()
         self.block.publish(now_ns)
 
     def _poll_weights(self, now_ns: int) -> None:

@@ -25,7 +25,8 @@ from shm.region import Region
 
 
 class Flag(enum.IntFlag):
-    """Each flag has one owner: operator, active checks, passive detection, the server itself."""
+    """Each flag has one owner: operator, active checks, passive detection, the server itself, the
+    configuration (`LEAVING`: it names the backend no more, whose last flows are awaited)."""
 
     DRAIN = 1
     MAINT = 2
@@ -35,12 +36,14 @@ class Flag(enum.IntFlag):
     FEEDBACK_DRAIN = 32
     FEEDBACK_MAINT = 64
     SLOW_START = 128
+    LEAVING = 256
 
 
 UNHEALTHY = Flag.CHECK_DOWN | Flag.EJECTED | Flag.FEEDBACK_DOWN
-WITHDRAWN = Flag.DRAIN | Flag.MAINT | Flag.FEEDBACK_DRAIN | Flag.FEEDBACK_MAINT
+WITHDRAWN = Flag.DRAIN | Flag.MAINT | Flag.FEEDBACK_DRAIN | Flag.FEEDBACK_MAINT | Flag.LEAVING
 
 _LABELS = (
+    (Flag.LEAVING, "leaving"),
     (Flag.MAINT | Flag.FEEDBACK_MAINT, "maint"),
     (Flag.DRAIN | Flag.FEEDBACK_DRAIN, "drain"),
     (Flag.CHECK_DOWN | Flag.FEEDBACK_DOWN, "down"),

@@ -2,10 +2,12 @@
 
 const TREND = 120;
 const EVENTS = 200;
+const SHARE = 10; // looks; a second's new flows are too few to divide
+const MODES = { learn: "learns", frozen: "frozen", shadow: "in shadow" };
 const STATES = { up: "good", slow_start: "warn", drain: "warn", maint: "warn" };
 const $ = (id) => document.getElementById(id);
 const drawn = new Map();
-let last = null;
+const past = []; // the newest last
 
 const amount = (value) =>
   value >= 100 || Number.isInteger(value) ? Math.round(value).toLocaleString("en") : value.toPrecision(2);
@@ -53,10 +55,17 @@ function rate(now, before, seconds) {
 function agentText(agent) {
   if (!agent.up) return ["no agent", "warn"];
   const silent = agent.age_s === null || agent.age_s > 2;
-  return [`agent ${silent ? "silent" : agent.mode}`, silent ? "bad" : "good"];
+  return [`agent ${silent ? "silent" : MODES[agent.mode]}`, silent ? "bad" : "good"];
 }
 
-function drawService(element, service, before, seconds) {
+function serviceOf(state, name) {
+  return state?.services.find((one) => one.name === name);
+}
+
+function drawService(element, service, state) {
+  const last = past.at(-1);
+  const before = serviceOf(last, service.name);
+  const seconds = last ? state.at_s - last.at_s : 0;
   const rows = (element.rows ??= new Map());
   const failuresOf = (list) => list.reduce((sum, one) => sum + one.failures_total, 0);
   const perSecond = rate(service.accepted_total, before?.accepted_total, seconds);
@@ -82,8 +91,8 @@ function drawService(element, service, before, seconds) {
   const points = trend.map((value, at) => `${TREND - trend.length + at},${23 - (22 * value) / top}`);
   element.querySelector("polyline").setAttribute("points", points.join(" "));
 
-  const old = new Map(before?.backends.map((one) => [one.name, one]));
-  const shares = service.backends.map((one) => rate(one.flows_total, old.get(one.name)?.flows_total, seconds));
+  const old = new Map(serviceOf(past[0], service.name)?.backends.map((one) => [one.name, one]));
+  const shares = service.backends.map((one) => rate(one.flows_total, old.get(one.name)?.flows_total, 1));
   const all = shares.reduce((sum, one) => sum + one, 0);
   const most = (key) => Math.max(...service.backends.map((one) => one[key]));
   const body = element.querySelector("tbody");
@@ -116,17 +125,15 @@ function drawEvents(events) {
 }
 
 function draw(state) {
-  const seconds = last ? state.at_s - last.at_s : 0;
   const short = state.workers < state.workers_configured;
-  const restarts = state.restarts_total ? `, ${state.restarts_total} restarts` : "";
+  const restarts = state.restarts_total ? `, restarts: ${state.restarts_total}` : "";
   put(document, "#summary", `${state.workers} of ${state.workers_configured} workers${restarts}`, short ? "bad" : undefined);
-  const before = new Map(last?.services.map((one) => [one.name, one]));
   elements($("services"), drawn, state.services, "service").forEach((element, at) => {
-    const service = state.services[at];
-    drawService(element, service, before.get(service.name), seconds);
+    drawService(element, state.services[at], state);
   });
   drawEvents(state.events);
-  last = state;
+  past.push(state);
+  if (past.length > SHARE) past.shift();
 }
 
 const stream = new EventSource("stream");

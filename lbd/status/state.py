@@ -100,7 +100,7 @@ class Changes:
         name, agent = after["name"], after["agent"]
         found = []
         if agent["up"] != before["agent"]["up"]:
-            found.append(f"{name}: the agent is {'here' if agent['up'] else 'gone'}")
+            found.append(f"{name}: the agent has {'come' if agent['up'] else 'gone'}")
         if after["weights"] != before["weights"]:
             found.append(
                 f"{name}: {after['policy']} chooses by the agent's weights"

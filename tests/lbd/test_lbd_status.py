@@ -67,7 +67,7 @@ def test_every_change_is_told_once() -> None:
     assert first == third == []
     assert second == [
         "2 workers ended and started again",
-        "web: the agent is gone",
+        "web: the agent has gone",
         "web: no fresh weights, ewma chooses",
         "web: weights of the agent's refused",
         "web/a: up, now ejected",
@@ -160,7 +160,7 @@ def test_the_stream_tells_the_state_and_what_happened_also_to_who_comes_late(
     assert [b["weight"] for b in seen["backends"]] == [3.0, 1.0]
     assert sum(b["flows_total"] for b in seen["backends"]) == 4
     agent.close()
-    told(f"{name}: the agent is gone")
+    told(f"{name}: the agent has gone")
     os.kill(one.workers()[0], signal.SIGKILL)
     assert told("1 worker ended and started again")["restarts_total"] == 1
     late = view(metrics).next()
@@ -201,6 +201,31 @@ def test_viewers_are_bounded_and_who_leaves_makes_room(
     view(metrics).next()
     # The viewers do not keep the daemon from leaving.
     assert one.stop() == 0
+
+
+# -- readiness
+
+
+def ready(address: str) -> int:
+    try:
+        with urllib.request.urlopen(f"http://{address}/ready", timeout=20) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
+
+
+def test_ready_while_a_worker_serves_and_not_while_draining(daemon: Start, backend: Make) -> None:
+    service = ld.service([backend(echo).address])
+    metrics = f"127.0.0.1:{ld.free_port()}"
+    one = daemon(service, metrics=metrics)
+    assert ready(metrics) == 200
+    with connect(service) as client:
+        client.sendall(b"x")
+        assert client.recv(1) == b"x"
+        one.send(signal.SIGQUIT)
+        until(lambda: ready(metrics) == 503, "draining told")
+    assert one.wait() == 0
 
 
 # -- in a browser
