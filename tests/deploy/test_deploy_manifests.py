@@ -127,3 +127,33 @@ def test_the_pod_s_containers_share_memory_and_one_user(config: Config) -> None:
     uid = spec["securityContext"]["runAsUser"]
     assert f"--uid {uid} " in (CONTAINERS / "Dockerfile").read_text()
     assert str(config.agent.save) in {m["mountPath"] for m in spec["containers"][1]["volumeMounts"]}
+
+
+@pytest.mark.slow
+def test_what_compose_starts_works_together(tmp_path: Path) -> None:
+    """Without a container engine: the same commands, files and names, in namespaces."""
+    path = tmp_path / "services.json"
+    path.write_text(json.dumps(composed()))
+    script = ROOT / "tests" / "deploy" / "deploy_compose.py"
+    done = subprocess.run(
+        [
+            *"unshare -m -n -i -p --mount-proc --fork --kill-child".split(),
+            *(sys.executable, str(script), str(path), "60"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    seen = json.loads(done.stdout.splitlines()[-1])
+
+    def values(name: str) -> dict[str, float]:
+        return {one["metric"].get("backend", ""): float(one["value"][1]) for one in seen[name]}
+
+    assert (seen["ready"], seen["page"]) == ("ready\n", True)
+    assert values("up") == {"": 1}
+    assert values("in_force") == {"": 2}, done.stderr
+    assert values("errors") == {"": 0}
+    flows = values("flows")
+    assert flows["slow"] < flows["medium"] < flows["fast"]
+    assert "LbdDown" in seen["rules"]

@@ -263,6 +263,31 @@ class TestInstalled:
         assert machine.show("lbd", "ExecMainStatus") == "78"
         assert site.active("lbd") == "failed"
 
+    @pytest.mark.parametrize("how", ["reload", "upgrade"])
+    def test_a_reload_and_an_upgrade_leave_open_flows_and_the_unit_alone(
+        self, site: Site, how: str
+    ) -> None:
+        machine = site.machine
+        path = machine.path("/etc/lbd/lbd.yaml")
+        config = yaml.safe_load(path.read_text())
+        later = config["services"][0]["backends"].pop()
+        path.write_text(yaml.safe_dump(config))
+        machine.do("systemctl", "start", "lbd")
+        before = site.pid("lbd")
+        with socket.create_connection((site.host, site.port), 30) as early:
+            config["services"][0]["backends"].append(later)
+            path.write_text(yaml.safe_dump(config))
+            if how == "reload":
+                machine.do("systemctl", "reload", "lbd")
+            else:
+                machine.do("systemctl", "kill", "--kill-who=main", "--signal=USR2", "lbd")
+            until(lambda: later["address"].endswith(f":{site.ask()}"), "the new backend used")
+            early.sendall(b"hello\n")
+            assert early.recv(100).endswith(b"hello\n")
+        assert site.active("lbd") == "active"
+        assert site.pid("lbd") == before
+        assert machine.show("lbd", "NRestarts") == "0"
+
     def test_a_passed_socket_starts_the_daemon_and_outlives_it(self, free_site: Site) -> None:
         machine = free_site.machine
         dropin = machine.path("/etc/systemd/system/lbd.socket.d/port.conf")
