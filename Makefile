@@ -11,7 +11,7 @@ EXTRAS ?= [agent]
 LIB := $(PREFIX)/lib/lbd
 UNITS := lbd.service lbd-agent.service lbd.socket
 
-.PHONY: demo test test-slow check bench install uninstall clean
+.PHONY: demo test test-slow check bench docs install uninstall clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -36,6 +36,9 @@ check: $(READY)
 bench: $(READY)
 	$(BIN)/python -m testbed bench
 
+docs: $(READY)
+	$(BIN)/mkdocs build --strict
+
 install:
 	rm -rf build
 	$(PYTHON) -m venv --clear $(DESTDIR)$(LIB)
@@ -48,6 +51,7 @@ install:
 	    deploy/systemd/$$unit > $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit; done
 	install -D -m 644 deploy/systemd/sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/lbd.conf
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/lbd README.md LICENSE docs/*.md
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/lbd/img docs/img/*
 	test -e $(DESTDIR)$(SYSCONFDIR)/lbd/lbd.yaml || { \
 	    install -d $(DESTDIR)$(SYSCONFDIR)/lbd && \
 	    sed 's,save: state,save: /var/lib/lbd,' deploy/lbd.yaml > $(DESTDIR)$(SYSCONFDIR)/lbd/lbd.yaml; }
