@@ -17,6 +17,7 @@ from typing import Any
 
 import lbd_daemon as ld
 import pytest
+import yaml
 from lbd_backends import Backend, close_at_once, echo
 from lbd_browser import open_page
 from lbd_client import FakeAgent, ask, connect
@@ -130,6 +131,26 @@ def test_off_means_that_there_is_no_page(daemon: Start, backend: Make) -> None:
             urllib.request.urlopen(f"http://{metrics}{path}", timeout=20)
         refused.value.close()
         assert refused.value.code == 404
+
+
+def test_a_reload_turns_it_on_and_off_on_the_same_port(daemon: Start, backend: Make) -> None:
+    metrics = f"127.0.0.1:{ld.free_port()}"
+    one = daemon(ld.service([backend(echo).address]), metrics=metrics)
+    config = yaml.safe_load(one.path.read_text())
+
+    def page() -> int:
+        """Never refused: the port goes from one server to the next."""
+        try:
+            with urllib.request.urlopen(f"http://{metrics}/", timeout=20) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            error.close()
+            return error.code
+
+    for on, status in ((True, 200), (False, 404)):
+        one.path.write_text(yaml.safe_dump({**config, "status_page": on}))
+        one.send(signal.SIGHUP)
+        until(lambda status=status: page() == status, f"the page answers {status}")
 
 
 def test_the_stream_tells_the_state_and_what_happened_also_to_who_comes_late(
