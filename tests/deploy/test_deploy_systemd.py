@@ -106,7 +106,7 @@ class Site:
 
     def ask(self) -> str:
         """One flow; which backend answered."""
-        with socket.create_connection((self.host, self.port), 30) as sock:
+        with socket.create_connection((self.host, self.port), 120) as sock:
             sock.sendall(b"hello\n")
             answer = b""
             while part := sock.recv(100):
@@ -130,7 +130,7 @@ class Site:
         raise AssertionError(f"{unit} has no process {inside}")
 
 
-def until(look: Callable[[], object], what: str, deadline_s: float = 90.0) -> None:
+def until(look: Callable[[], object], what: str, deadline_s: float = 180.0) -> None:
     end_s = time.monotonic() + deadline_s
     while not look():
         assert time.monotonic() < end_s, f"not within {deadline_s:g} s: {what}"
@@ -229,15 +229,19 @@ class TestInstalled:
 
     def test_a_killed_daemon_comes_back_and_finds_its_agent(self, site: Site) -> None:
         machine = site.machine
+        before = machine.journal().count("weights are in force")
         machine.do("systemctl", "start", "lbd", "lbd-agent")
-        agent = site.pid("lbd-agent")
+
+        def in_force() -> int:
+            return machine.journal().count("weights are in force")
+
+        until(lambda: in_force() > before, "weights in force")
+        applied = in_force()
         os.kill(site.pid("lbd"), signal.SIGKILL)
         until(lambda: machine.show("lbd", "NRestarts") == "1", "the restart")
         until(lambda: site.active("lbd") == "active", "the daemon back")
         assert site.ask()
-        assert site.pid("lbd-agent") == agent
-        status = machine.show("lbd-agent", "StatusText")
-        until(lambda: machine.show("lbd-agent", "StatusText") != status, "the agent goes on")
+        until(lambda: in_force() > applied, "weights in force again")
 
     def test_the_watchdog_bites_a_daemon_that_hangs(self, site: Site) -> None:
         machine = site.machine
@@ -277,14 +281,22 @@ class TestInstalled:
         path.write_text(yaml.safe_dump(config))
         machine.do("systemctl", "start", "lbd")
         before = site.pid("lbd")
-        with socket.create_connection((site.host, site.port), 30) as early:
+        with socket.create_connection((site.host, site.port), 120) as early:
             config["services"][0]["backends"].append(later)
             path.write_text(yaml.safe_dump(config))
             if how == "reload":
                 machine.do("systemctl", "reload", "lbd")
-            else:
-                machine.do("systemctl", "kill", "--kill-who=main", "--signal=USR2", "lbd")
-            until(lambda: later["address"].endswith(f":{site.ask()}"), "the new backend used")
+            asked, refused = 0, machine.journal().count("not upgraded")
+
+            def used() -> bool:
+                nonlocal asked
+                # The new program is tried first; on a busy machine that may take too long.
+                if how == "upgrade" and machine.journal().count("not upgraded") - refused >= asked:
+                    machine.do("systemctl", "kill", "--kill-who=main", "--signal=USR2", "lbd")
+                    asked += 1
+                return later["address"].endswith(f":{site.ask()}")
+
+            until(used, "the new backend used")
             early.sendall(b"hello\n")
             assert early.recv(100).endswith(b"hello\n")
         assert site.active("lbd") == "active"
