@@ -152,7 +152,12 @@ def free_site(machine: Machine, backends: list[str]) -> Iterator[Site]:
 def _site(machine: Machine, backends: list[str], host: str, port: int) -> Iterator[Site]:
     config = yaml.safe_load((ROOT / "deploy" / "lbd.yaml").read_text())
     config["metrics"] = f"127.0.0.1:{free_ports(1)[0]}"
-    config["agent"] = {"save": "/var/lib/lbd", "interval_ms": 20}
+    config["agent"] = {
+        "mode": "learn",
+        "base": "none",
+        "save": "/var/lib/lbd",
+        "interval_ms": 20,
+    }
     config["services"][0]["listen"] = f"{host}:{port}"
     config["services"][0]["backends"] = [
         {"name": f"b{i}", "address": address} for i, address in enumerate(backends)
