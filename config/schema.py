@@ -324,14 +324,26 @@ class Config(Section):
     workers: int = Field(
         default=1, ge=1, le=64, description="How many processes share the listen addresses."
     )
+    status_page: bool = Field(
+        default=False,
+        description="Whether the metrics address also serves the status page, at its root.",
+    )
     metrics: TcpAddress | None = Field(
         default=None,
+        validate_default=True,
         description="Where Prometheus finds the metrics, host:port or [v6]:port; null for none.",
     )
     services: Annotated[tuple[Service, ...], Field(strict=False)] = Field(
         min_length=1, description="What is balanced, at least one service."
     )
     agent: Agent = Field(default=Agent(), description="The agent that sets the weights.")
+
+    @field_validator("metrics")
+    @classmethod
+    def _page_has_an_address(cls, metrics: Address | None, info: ValidationInfo) -> Address | None:
+        if metrics is None and info.data.get("status_page"):
+            raise ValueError("host:port, for the status page is served there")
+        return metrics
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -115,6 +115,11 @@ class Fleet:
         """Whether all workers serve all services."""
         return all(map(self._last_beat_ns, range(self.config.workers)))
 
+    @property
+    def serving(self) -> bool:
+        """Whether any worker serves all services."""
+        return any(map(self._last_beat_ns, range(self.config.workers)))
+
     # -- what is in force
 
     async def configure(self, config: Config) -> bool:

@@ -266,7 +266,7 @@ SERVICE_LIMIT: Final = Family(
 POLICY: Final = Family(
     "lbd_frontend_policy",
     "gauge",
-    "1 for the policy that is configured, and for the fallback.",
+    "1 for the policy that is configured; and for the fallback, where weights are the agent's.",
     (*_SERVICE, "policy", "role"),
 )
 IN_FORCE: Final = Family(
@@ -533,6 +533,7 @@ def _services(out: Exposition, services: Sequence[_Service], config: Config) -> 
             ((s.name, policy, role), 1)
             for s in config.services
             for role, policy in (("configured", s.policy), ("fallback", s.fallback))
+            if role == "configured" or s.weights == "agent"
         ],
     )
     out.add(IN_FORCE, [((one.name,), one.in_force) for one in services])

@@ -30,7 +30,10 @@ from lbd.health.monitor import Monitor
 from lbd.http import HttpServer, metrics_application
 from lbd.listening import Listening
 from lbd.metrics import Metrics
-from lbd.sockets import ListenError, resolve
+from lbd.readiness import add_readiness
+from lbd.sockets import ListenError, listen, resolve
+from lbd.status.page import StatusPage
+from lbd.status.state import State, look
 from sd.notify import Notifier
 from sd.sockets import take
 from shm.errors import RegionError
@@ -52,6 +55,10 @@ AGAIN_S: Final = 1.0
 
 class ReloadError(Exception):
     """A configuration cannot be taken into force; nothing has changed."""
+
+
+def _http_differs(before: Config, after: Config) -> bool:
+    return (before.metrics, before.status_page) != (after.metrics, after.status_page)
 
 
 def _resolve_all(before: Config, after: Config) -> None:
@@ -144,15 +151,16 @@ class Supervisor:
         made: list[Backends] = []
         try:
             self._make_regions(config, made)
-            if config.metrics is not None:
-                self._http = HttpServer(metrics_application(self.scrape))
-                await self._http.listen(config.metrics)
+            metrics = listen(config.metrics, 1)[0] if config.metrics is not None else None
         except BaseException:
             for backends in made:
                 backends.remove()
             raise
         if not self._stopping.is_set():
             self._take_over(config, made)
+            if metrics is not None:
+                self._http = self._http_server(config)
+                await self._http.start(metrics)
 
     def _make_regions(self, config: Config, made: list[Backends]) -> None:
         """One a service, appended to `made` as they come to be. Raises RegionError."""
@@ -167,6 +175,17 @@ class Supervisor:
         self._fleet = Fleet(config, shares, [backends.region for backends in made])
         self._backends = made
         self._fleet.start()
+
+    def _http_server(self, config: Config) -> HttpServer:
+        application = metrics_application(self.scrape)
+        add_readiness(application, lambda: self.fleet.serving and not self._stopping.is_set())
+        if config.status_page:
+            StatusPage(application, self._look)
+        return HttpServer(application)
+
+    def _look(self) -> State:
+        fleet = self.fleet
+        return look(fleet.config, fleet.regions, len(fleet.workers), self.restarts_total)
 
     async def _clean(self) -> None:
         if self._http is not None:
@@ -216,7 +235,7 @@ class Supervisor:
                     raise
             except (ListenError, ActivationError, RegionError, OSError) as error:
                 raise ReloadError(str(error)) from None
-            if before.metrics != config.metrics:
+            if _http_differs(before, config):
                 if self._http is not None:
                     await self._http.close()
                 self._http = http
@@ -224,11 +243,14 @@ class Supervisor:
             return changes(before, config)
 
     async def _other_http(self, config: Config) -> HttpServer | None:
-        """Already listening, where the address is another one. Raises ListenError."""
-        if config.metrics is None or config.metrics == self.config.metrics:
+        """Already listening, where there is to be another one. Raises ListenError."""
+        if config.metrics is None or not _http_differs(self.config, config):
             return None
-        server = HttpServer(metrics_application(self.scrape))
-        await server.listen(config.metrics)
+        server = self._http_server(config)
+        if self._http is not None and config.metrics == self.config.metrics:
+            await server.start(self._http.same_socket())
+        else:
+            await server.listen(config.metrics)
         return server
 
     async def _apply_in_place(self, config: Config) -> None:

@@ -59,6 +59,7 @@ agent:
   max_ratio: 4
   expiry_ms: 500
   seed: 7
+status_page: true
 """
 
 Write = Callable[[str | bytes], Path]
@@ -184,6 +185,12 @@ WRONG_VALUES = [
     (MINIMAL + "agent:\n  - 1\n", 6, "agent", "found a list, expected a mapping"),
     (service("timeouts: 3"), 6, "services[0].timeouts", "found 3, expected a mapping"),
     (MINIMAL + "metrics: 9100\n", 6, "metrics", "found 9100, expected host:port"),
+    (
+        MINIMAL + "status_page: true\n",
+        1,
+        "metrics",
+        "found nothing, expected host:port, for the st",
+    ),
     (MINIMAL + "metrics: unix:/m\n", 6, "metrics", r"unix:/m.*, expected host:port or \[v6\]:port"),
     (agent("save: 3"), 7, "agent.save", "found 3, expected a path"),
     (agent('save: ""'), 7, "agent.save", 'found "", expected a path'),
@@ -241,7 +248,7 @@ WRONG_VALUES = [
     ),
     # Keys.
     (MINIMAL + "worker: 1\n", 6, "worker", "found an unknown key, .*; did you mean workers?"),
-    (MINIMAL + "on: 1\n", 6, "on", "found an unknown key, expected one of workers, metrics"),
+    (MINIMAL + "on: 1\n", 6, "on", "found an unknown key, expected one of workers, status_page"),
     (agent("inteval_ms:\n  250"), 7, "agent.inteval_ms", "did you mean interval_ms?"),
     (edit("weight: 2", "wieght: 2"), 15, "services[0].backends[0].wieght", "mean weight?"),
     (service("ewma:\n  memory_flow: 3"), 7, "services[0].ewma.memory_flow", "mean memory_flows?"),

@@ -39,6 +39,7 @@ def test_defaults_are_the_documented_ones() -> None:
     assert Config(services=(WEB,)).model_dump() == {
         "workers": 1,
         "metrics": None,
+        "status_page": False,
         "services": (
             {
                 "name": "web",
