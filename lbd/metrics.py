@@ -15,8 +15,12 @@ from importlib.metadata import PackageNotFoundError, version
 from itertools import accumulate
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from config.schema import Config
 from lbd.exposition import Exposition, Family
+from lbd.state_metrics import STATE_FAMILIES, add_states
 from shm import histogram, segment
 from shm import layout as lo
 from shm.reader import Reader
@@ -82,6 +86,36 @@ SERVER_TOTALS: Final = (
         "Flows that the backend closed without a byte.",
         _SERVER,
         "backend_silent_total",
+    ),
+    Totals.of(
+        "lbd_server_response_timeouts_total",
+        "Flows whose client had asked and whose backend never answered.",
+        _SERVER,
+        "backend_timeout_total",
+    ),
+    Totals.of(
+        "lbd_server_unanswered_total",
+        "Flows that the backend failed before its first byte, in whatever way.",
+        _SERVER,
+        "unanswered_total",
+    ),
+    Totals.of(
+        "lbd_server_retry_warnings_total",
+        "Flows tried again on the same backend.",
+        _SERVER,
+        "retried_total",
+    ),
+    Totals.of(
+        "lbd_server_redispatch_warnings_total",
+        "Flows that left for another backend.",
+        _SERVER,
+        "redispatched_total",
+    ),
+    Totals.of(
+        "lbd_server_withdrawn_total",
+        "Flows ended by a drain's deadline, or because their backend went down.",
+        _SERVER,
+        "withdrawn_total",
     ),
     Totals.of(
         "lbd_server_client_aborts_total",
@@ -183,6 +217,25 @@ SERVICE_TOTALS: Final = (
         {"accept_paused_total": ("full",), "accept_failed_total": ("resources",)},
     ),
     Totals.of(
+        "lbd_frontend_queued_total",
+        "Flows that had to wait for a backend with room.",
+        _SERVICE,
+        "queued_total",
+    ),
+    Totals.of(
+        "lbd_frontend_queue_drops_total",
+        "Connections closed in the queue, or before it: it was full, they waited too long, the "
+        "balancer stopped.",
+        (*_SERVICE, "reason"),
+        {f"queue_{reason}_total": (reason,) for reason in ("full", "timeout", "shutdown")},
+    ),
+    Totals.of(
+        "lbd_frontend_retries_refused_total",
+        "Further attempts refused for lack of retry budget.",
+        _SERVICE,
+        "retry_refused_total",
+    ),
+    Totals.of(
         "lbd_weight_frames_applied_total",
         "Weight frames applied.",
         _SERVICE,
@@ -213,6 +266,9 @@ SERVICE_CURRENT: Final = Family(
 )
 SERVICE_LIMIT: Final = Family(
     "lbd_frontend_limit_sessions", "gauge", "Flows that the service carries at most.", _SERVICE
+)
+SERVICE_QUEUE: Final = Family(
+    "lbd_frontend_current_queue", "gauge", "Flows that wait for a backend with room.", _SERVICE
 )
 POLICY: Final = Family(
     "lbd_frontend_policy",
@@ -305,9 +361,11 @@ FAMILIES: Final[tuple[Family, ...]] = (
     WAITING,
     WEIGHT,
     CONFIGURED,
+    *STATE_FAMILIES,
     *(totals.family for totals in SERVICE_TOTALS),
     SERVICE_CURRENT,
     SERVICE_LIMIT,
+    SERVICE_QUEUE,
     POLICY,
     IN_FORCE,
     AGENT_UP,
@@ -345,6 +403,7 @@ class Metrics:
         seen = [_Service(reader, now_ns) for reader in self._readers.values()]
         out = Exposition()
         _servers(out, seen)
+        add_states(out, [(one.region, one.entries) for one in seen])
         _services(out, seen, config)
         _agents(out, seen, now_ns)
         out.add(
@@ -375,15 +434,25 @@ class _Service:
         self.weights = newest_weights(region)
         workers = [scalars_view(region, w) for w in range(region.layout.workers)]
         self.beats_ns = [int(words[lo.SCALAR["heartbeat_ns"]]) for words in workers]
+        self.queued = sum(int(words[lo.SCALAR["queued"]]) for words in workers)
         self.in_force = sum(int(words[lo.SCALAR["weights_in_force"]]) for words in workers)
         first = region.layout.agent
         words = region.words
         self.agent = {name: words[first + at] for name, at in lo.AGENT_SCALAR.items()}
         self.agent_reals = {name: region.doubles[first + at] for name, at in lo.AGENT_REAL.items()}
         self.agent_up = region.segment.locked(segment.AGENT_BYTE)
-        self.entries = [region.entry(int(slot)) for slot in self.seen.slots]
+        entries = (region.entry(int(slot)) for slot in self.seen.slots)
+        # One row a name: a backend that was exchanged may still be leaving under the same one.
+        newest = sorted(enumerate(entries), key=lambda pair: pair[1].identity)
+        rows = {entry.name: (row, entry) for row, entry in newest if entry.identity}
+        self.rows = [row for row, _ in rows.values()]
+        self.entries = [entry for _, entry in rows.values()]
         self.labels = [(self.name, entry.name) for entry in self.entries]
-        self.histograms = reader.histograms()[self.seen.slots]
+        self.histograms = reader.histograms()[self.seen.slots[self.rows]]
+
+    def of_rows(self, values: NDArray[np.int64]) -> list[int]:
+        """Of the backends shown, in the order of `labels`."""
+        return [int(value) for value in values[self.rows]]
 
     def weight(self, row: int) -> float:
         entry, given = self.entries[row], self.weights
@@ -404,7 +473,7 @@ def _servers(out: Exposition, services: Sequence[_Service]) -> None:
                 for one in services
                 for name, more in totals.rows.items()
                 for labels, value in zip(
-                    one.labels, _scaled(name, one.seen.totals[name].tolist()), strict=True
+                    one.labels, _scaled(name, one.of_rows(one.seen.totals[name])), strict=True
                 )
             ],
         )
@@ -414,13 +483,11 @@ def _servers(out: Exposition, services: Sequence[_Service]) -> None:
             family,
             _TEXT_BOUNDS,
             [
-                (
-                    one.labels[row],
-                    _cumulative(one.histograms[row, at].tolist()),
-                    int(one.seen.totals[_SUMS[kind]][row]) / _NS_PER_S,
-                )
+                (labels, _cumulative(one.histograms[row, at].tolist()), sum_ns / _NS_PER_S)
                 for one in services
-                for row in rows(one)
+                for row, labels, sum_ns in zip(
+                    rows(one), one.labels, one.of_rows(one.seen.totals[_SUMS[kind]]), strict=True
+                )
             ],
         )
     for family, gauge in ((CURRENT, "flows"), (WAITING, "waiting")):
@@ -429,7 +496,9 @@ def _servers(out: Exposition, services: Sequence[_Service]) -> None:
             [
                 (labels, value)
                 for one in services
-                for labels, value in zip(one.labels, getattr(one.seen, gauge).tolist(), strict=True)
+                for labels, value in zip(
+                    one.labels, one.of_rows(getattr(one.seen, gauge)), strict=True
+                )
             ],
         )
     out.add(WEIGHT, [(one.labels[row], one.weight(row)) for one in services for row in rows(one)])
@@ -450,6 +519,7 @@ def _services(out: Exposition, services: Sequence[_Service], config: Config) -> 
             ],
         )
     out.add(SERVICE_CURRENT, [((one.name,), int(one.seen.flows.sum())) for one in services])
+    out.add(SERVICE_QUEUE, [((one.name,), one.queued) for one in services])
     out.add(SERVICE_LIMIT, [((s.name,), s.max_connections) for s in config.services])
     out.add(
         POLICY,

@@ -148,6 +148,7 @@ class Supervisor:
                 await self._http.listen(config.metrics)
         except BaseException:
             for backends in made:
+                backends.close()
                 backends.region.remove()
             raise
         if not self._stopping.is_set():
@@ -158,8 +159,12 @@ class Supervisor:
         for service in config.services:
             samples = -(-service.reservoir.size // config.workers)
             layout = Layout(config.workers, service.slots, samples)
-            made.append(Backends(Region.create(service.name, layout), service))
-            made[-1].apply(service, monotonic_ns())
+            region = Region.create(service.name, layout)
+            try:
+                made.append(Backends(region, service))
+            except BaseException:
+                region.remove()
+                raise
 
     def _take_over(self, config: Config, made: list[Backends]) -> None:
         shares = [self._listening.shares(s.listen, config.workers) for s in config.services]
@@ -170,9 +175,9 @@ class Supervisor:
     async def _clean(self) -> None:
         if self._http is not None:
             await self._http.close()
-        if self._fleet is not None:
-            for region in self.regions:
-                region.remove()
+        for backends in self._backends:
+            backends.close()
+            backends.region.remove()
         self._listening.release(None)
 
     def scrape(self) -> bytes:
@@ -272,6 +277,7 @@ class Supervisor:
                 await self.fleet.gone()
                 self._fleet, self._backends = old, old_backends
             for backends in made:
+                backends.close()
                 backends.region.remove()
             for region in old.regions:
                 region.put_back()
@@ -282,6 +288,8 @@ class Supervisor:
         self._listening.release(config)
         for region in old.regions:
             region.forget_aside()
+        for backends in old_backends:
+            backends.close()
         old.end(graceful=True)
         self._leaving.append(old)
         self._in_background(partial(self._let_go, old))
@@ -344,6 +352,7 @@ class Supervisor:
             self._manager.beat(now_ns, self._status)
             self.fleet.look_after(now_ns)
             for backends in self._backends:
+                backends.monitor.tick(now_ns)
                 backends.let_go()
             await asyncio.sleep(BEAT_S)
 
