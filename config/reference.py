@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from config.api import Api
 from config.connecting import Queue, Retry
 from config.health import Check, Feedback, Health, Passive, SlowStart
 from config.schema import Agent, Backend, Config, Ewma, Reservoir, Service, Timeouts
@@ -30,6 +31,7 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("services[].retry", Retry),
     ("services[].queue", Queue),
     ("agent", Agent),
+    ("api", Api),
 )
 
 

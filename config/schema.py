@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from config.address import FORMS, Address
+from config.api import Api
 from config.connecting import Queue, Retry
 from config.health import Health
 from config.problem import dotted
@@ -332,6 +333,9 @@ class Config(Section):
     metrics: TcpAddress | None = Field(
         default=None,
         description="Where Prometheus finds the metrics, host:port or [v6]:port; null for none.",
+    )
+    api: Api | None = Field(
+        default=None, description="The runtime API, which lbctl speaks; null for none."
     )
     services: Annotated[tuple[Service, ...], Field(strict=False)] = Field(
         min_length=1, description="What is balanced, at least one service."

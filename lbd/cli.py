@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import faulthandler
 import logging
+import os
 import sys
 
 import uvloop
@@ -39,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s lbd %(message)s")
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(Supervisor(config, arguments.config).run())
+            runner.run(Supervisor(config, os.path.abspath(arguments.config)).run())
     except (ListenError, ActivationError, RegionError, OSError) as error:
         print(f"lbd: {error}", file=sys.stderr)
         return EXIT_RUNTIME
