@@ -14,6 +14,7 @@ from pydantic_core import PydanticUndefined
 from config.api import Api
 from config.connecting import Queue, Retry
 from config.health import Check, Feedback, Health, Passive, SlowStart
+from config.logs import FlowLog, Log
 from config.schema import Agent, Backend, Config, Ewma, Reservoir, Service, Timeouts
 
 SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
@@ -30,8 +31,10 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("services[].health.slow_start", SlowStart),
     ("services[].retry", Retry),
     ("services[].queue", Queue),
+    ("services[].flow_log", FlowLog),
     ("agent", Agent),
     ("api", Api),
+    ("log", Log),
 )
 
 

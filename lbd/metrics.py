@@ -260,6 +260,12 @@ SERVICE_TOTALS: Final = (
         _SERVICE,
         "fallback_total",
     ),
+    Totals.of(
+        "lbd_frontend_log_drops_total",
+        "Flows' log lines that were dropped because the log was not taken fast enough.",
+        _SERVICE,
+        "log_dropped_total",
+    ),
 )
 SERVICE_CURRENT: Final = Family(
     "lbd_frontend_current_sessions", "gauge", "Flows in progress.", _SERVICE

@@ -18,12 +18,15 @@ from zlib import crc32
 import numpy as np
 
 from config.address import Address
+from config.logs import FlowLog as FlowLogConfig
 from config.schema import Service as ServiceConfig
 from lbd.capacity import Capacity, Waiting, WaitingRoom
 from lbd.dispatch import NONE, Load, Memory, Policy, create
 from lbd.dispatch.load import Vector
 from lbd.flow import Flow, Outcome
+from lbd.flow_log import FlowLog
 from lbd.ledger import ShmLedger
+from lbd.logs import LineWriter
 from lbd.poller import Poller
 from lbd.relay import Relay
 from lbd.retry import RetryBudget, Step, next_step
@@ -48,6 +51,7 @@ class Service:
         worker: int,
         poller: Poller,
         histograms: bool = False,
+        writer: LineWriter | None = None,
     ) -> None:
         self.config = config
         self.region = region
@@ -56,11 +60,13 @@ class Service:
         self.on_end: Callable[[Relay], None] = self.relays.discard
         self.block = WorkerBlock(region, worker, config.reservoir.probability)
         self._worker = worker
+        self._writer = writer
         self._histograms = HistogramWriter(region, worker) if histograms else None
         self._reader = WeightReader(region)
         self._weights: Weights | None = None
         self._address: dict[int, tuple[int, Any]] = {}
         self._decided: object = None
+        self._flow_log: FlowLogConfig | None = None
         self.last_slot = NONE
         self._end_by_ns: dict[int, int] = {}
         self._limited = False
@@ -101,10 +107,22 @@ class Service:
         self._waiting.timeout_ns = queue.timeout_ms * 1_000_000
         self._budget.share, self._budget.per_s = config.retry.budget, config.retry.budget_per_s
 
+        self._log_flows(config.flow_log)
+
         timeouts = config.timeouts
         self._connect_ns = timeouts.connect_ms * 1_000_000
         self._idle_ns = int(timeouts.idle_s * 1e9)
         self._total_ns = int((timeouts.total_s or 0) * 1e9)
+
+    def _log_flows(self, config: FlowLogConfig | None) -> None:
+        """Flows that are open when this changes are not logged."""
+        if config == self._flow_log or self._writer is None:
+            return
+        self._flow_log = config
+        log = None
+        if config is not None:
+            log = FlowLog(config, self.config.name, self.region, self.block, self._writer)
+        self._ledger.log = log
 
     def _decide_anew(self, config: ServiceConfig, entries: Sequence[SlotEntry]) -> None:
         """Policies for these backends, whose averages begin anew."""
@@ -166,6 +184,8 @@ class Service:
     def _start(self, client: socket.socket, slot: int, now_ns: int) -> None:
         self.last_slot = slot
         flow = Flow(self._ledger, slot, now_ns)
+        if self._ledger.log:
+            self._ledger.log.opened(flow, client)
         relay = Relay(self.poller, flow, client, self.on_end, self._retry)
         self.relays.add(relay)
         relay.connect(*self._address[slot])
@@ -304,6 +324,8 @@ class Service:
         self._budget.spend()
         # On its account before it leaves the last one: a limited backend is never over its limit.
         flow = Flow(self._ledger, following, now_ns)
+        if self._ledger.log:
+            self._ledger.log.opened(flow, relay.client.sock)
         relay.leave(outcome, now_ns)
         relay.flow = flow
         if step is Step.OTHER:

@@ -22,13 +22,14 @@ from typing import Final
 from config.changes import Change, changes, needs_new_workers
 from config.load import ConfigError, load
 from config.schema import Config
-from lbd import upgrade
+from lbd import logs, upgrade
 from lbd.activation import Activation, ActivationError
 from lbd.api.server import ApiServer
 from lbd.backends import Backends
 from lbd.fleet import Fleet
 from lbd.http import HttpServer, metrics_application
 from lbd.listening import Listening
+from lbd.logs import LineWriter
 from lbd.metrics import Metrics
 from lbd.reload_error import ReloadError
 from lbd.sockets import ListenError, resolve
@@ -73,8 +74,10 @@ class Supervisor:
     behind then.
     """
 
-    def __init__(self, config: Config, path: str) -> None:
+    def __init__(self, config: Config, path: str, writer: LineWriter) -> None:
+        """`path` is the file that `config` was read from, `writer` that of this process's log."""
         self.path = path
+        self._writer = writer
         self.config = config
         self.file_config = config
         self._inherited = upgrade.inherited(os.environ)
@@ -126,6 +129,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             loop.add_signal_handler(number, self._stop, number)
         loop.add_signal_handler(signal.SIGHUP, self._in_background, self._reload_logged)
+        loop.add_signal_handler(signal.SIGUSR1, self._in_background, self._reopen_log)
         loop.add_signal_handler(signal.SIGUSR2, self._in_background, self._upgrade)
         upgrade.unblock_signals()
         try:
@@ -240,8 +244,20 @@ class Supervisor:
         if before.api != config.api:
             # Not here: the request that asked for it is still to be answered.
             self._in_background(partial(self._exchange_api, api))
+        if before.log != config.log:
+            self._log_elsewhere(config)
         self.config = config
         return changes(before, config)
+
+    def _log_elsewhere(self, config: Config) -> None:
+        """The workers do already."""
+        try:
+            writer = logs.start(config.log, "lbd")
+        except OSError as error:
+            log.error("cannot log to %s: %s", config.log.file, error.strerror)
+            return
+        self._writer.close()
+        self._writer = writer
 
     async def _exchange_api(self, api: ApiServer | None) -> None:
         if self._api is not None:
@@ -370,6 +386,14 @@ class Supervisor:
         task = asyncio.get_running_loop().create_task(work())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _reopen_log(self) -> None:
+        try:
+            self._writer.reopen()
+        except OSError as error:
+            log.error("the log is not reopened: %s", error)
+        for fleet in self._fleets():
+            await fleet.ask({"order": "reopen"})
 
     # -- watching
 

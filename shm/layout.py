@@ -146,6 +146,7 @@ SCALARS: Final = (
     "frames_invalid_total",
     "weights_foreign_total",
     "fallback_total",
+    "log_dropped_total",
     "queued",
     "queued_total",
     "queue_full_total",
