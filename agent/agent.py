@@ -39,7 +39,8 @@ class LearnerPort(Protocol):
 class Decision:
     """One step's outcome. Rows are the snapshot's backends, in its order.
 
-    weights (N,): a_j, finite and positive, bounded ratio. offset: b, added to q. log_factor (N,): log g_j, mean 0.
+    weights (N,): a_j, finite and positive, bounded ratio. offset: b, added to q.
+    log_factor (N,): log g_j, mean 0.
     reward: fairness of what was measured in this snapshot, None if nothing could be compared.
     duration_s (N,): the l_j behind it. publish: False in shadow mode and if there is no backend.
     entropy_nats: of the policy at this step, None where it did not choose.

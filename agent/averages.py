@@ -23,7 +23,7 @@ ANSWERS_TOTAL: Final = "first_byte_total"
 DURATION_TOTAL: Final = "duration_ns_total"
 
 MEMORIES_FLOWS: Final = (50.0, 300.0, 1800.0)
-"""Short, medium and long: heavy tails need some two thousand flows, a change of capacity some fifty."""
+"""Short, medium, long: heavy tails need two thousand flows, a change of capacity some fifty."""
 
 ELASTICITY_TAU_S: Final = 20.0
 RIDGE: Final = 1.0

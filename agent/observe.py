@@ -309,7 +309,7 @@ def observe(
     relative = log_speed - log_speed.sum() / np.float32(max(count, 1))
     features[:, 19] = np.minimum(np.maximum(relative, -_CLIP), _CLIP)
     memories = len(MEMORIES_FLOWS)
-    middle_s = latency_s.mean(axis=0).astype(np.float32)
+    middle_s = (latency_s.sum(axis=0) / max(count, 1)).astype(np.float32)
     for memory in range(memories):
         at = 20 + memory
         features[:, at] = log_ratio(latency_s[:, memory].astype(np.float32), middle_s[memory])
@@ -419,9 +419,9 @@ def _service_features(
     sampled = mean > 0.0
     if sampled.any():
         spread = np.log(np.maximum(std[sampled], 1e-12) / mean[sampled])
-        service[9] = min(max(float(spread.mean()), -_CLIP), _CLIP)
+        service[9] = min(max(float(spread.mean()), -CLIP), CLIP)
     if averages.known.any():
         means = averages.mean_s()[averages.known]
         off = np.log(np.maximum(means[:, 0], 1e-12) / np.maximum(means[:, -1], 1e-12))
-        service[10] = min(float(np.sqrt(np.mean((off - off.mean()) ** 2))), _CLIP)
+        service[10] = min(float(off.std()), CLIP)
     return service

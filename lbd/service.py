@@ -114,7 +114,7 @@ class Service:
         self._load = _load(region, worker, slots, configured)
         self._fallback_load = _load(region, worker, slots, configured)
         if self._weights is not None:
-            self._load.weight[:] = self._weights.weight[: self._load.slots]
+            self._weigh(self._weights)
         self._policy = create(config.policy, self._load, memory)
         self._fallback = create(config.fallback, self._fallback_load, memory)
         self._wants_weights = config.weights == "agent"
@@ -333,6 +333,10 @@ class Service:
             self.serve_queue()
         self.block.publish(now_ns)
 
+    def _weigh(self, found: Weights) -> None:
+        self._load.weight[:] = found.weight[: self._load.slots]
+        self._load.offset = found.offset
+
     def _poll_weights(self, now_ns: int) -> None:
         found = self._reader.poll(now_ns)
         block = self.block
@@ -341,7 +345,7 @@ class Service:
         elif found is not None:
             block.count("frames_applied_total")
             block.count("weights_foreign_total", found.foreign)
-            self._load.weight[:] = found.weight[: self._load.slots]
+            self._weigh(found)
             self._policy.refresh()
             if self._weights is None:
                 log.info("service %s: the agent's weights are in force", self.config.name)

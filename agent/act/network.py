@@ -7,8 +7,8 @@ Upstream: `agent.learn` hands over the arrays. Downstream: `agent.act.policy`.
 Per backend: FC, FC give x_j; mean and maximum of x over the backends and the service features are
 projected to a summary that is added to each x_j; GRU; FC, FC on the sum of the GRU's state and its
 input (memory corrects what is seen, it need not carry it); out come the means and log standard
-deviations of a Gaussian for each of ACTIONS. All parameters are shared by all backends, so N is free and order does not
-matter. Names and gate order (r, z, n) are torch's.
+deviations of a Gaussian for each of ACTIONS. All parameters are shared by all backends, so N is
+free and order does not matter. Names and gate order (r, z, n) are torch's.
 """
 
 from __future__ import annotations

@@ -60,6 +60,7 @@ class Policy:
         self._hidden = np.zeros((0, HIDDEN), np.float32)
         self._noise = np.zeros((0, len(ACTIONS)), np.float32)
         self._u = np.zeros((0, len(ACTIONS)), np.float32)
+        self._last = self._u
 
     @property
     def settings(self) -> PolicySettings:
@@ -74,15 +75,11 @@ class Policy:
         self._identity = self._identity[:0]
         self._hidden = self._hidden[:0]
         self._noise = self._noise[:0]
-        self._u = self._u[:0]
+        self._u, self._last = self._u[:0], self._last[:0]
 
     def last_action(self, identity: Words) -> Float32:
         """The last action by identity (N, A), log g over its bound; 0 (neutral) if unknown."""
-        action = self._aligned(identity, self._u)
-        if action.size:
-            log_g = log_factor(action[:, 0], self._settings)
-            action[:, 0] = log_g / log_bound(self._settings)
-        return action
+        return self._aligned(identity, self._last)
 
     def act(self, observation: Observation, stochastic: bool) -> Action:
         """One step for N >= 1 backends; advances the memory.
@@ -116,8 +113,9 @@ class Policy:
     def _action(
         self, u: Float32, observation: Observation, hidden: Float32, entropy_nats: float | None
     ) -> Action:
-        self._u = u
         log_g = log_factor(u[:, 0], self._settings)
+        self._u, self._last = u, u.copy()
+        self._last[:, 0] = log_g / log_bound(self._settings)
         latency_s = blend(observation.latency_s, u[:, 2])
         a = weights(log_g, latency_s, self._settings)
         return Action(u, log_g, a, offset(u[:, 1], self._settings), hidden, entropy_nats)

@@ -231,7 +231,7 @@ class Learner:
 
 
 def squash(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """u = tanh(mean + std noise) (…, A), and log pi(u) (…,), the mean over the actions of a backend."""
+    """u = tanh(mean + std noise) (…, A), and log pi(u) (…,), a mean over a backend's actions."""
     x = mean + log_std.exp() * noise
     log_normal = -0.5 * noise.square() - log_std - 0.5 * math.log(2.0 * math.pi)
     # log(1 - tanh(x)^2) without cancellation for large |x|.

@@ -8,12 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.act.network import Parameters
+from agent.act.policy import Policy
 from agent.agent import Agent
+from agent.learn import checkpoint
+from agent.policies import SHIPPED
+from agent.settings import AgentSettings, PolicySettings
 from testbed.sim.compiled import dispatch
 from testbed.sim.world import World
 
@@ -141,6 +147,16 @@ class AgentWeights:
             world.set_weights(balancer, decision.identity, decision.weights, decision.offset)
 
 
+def agent_rule(name: str, parameters: Parameters, policy: PolicySettings | None = None) -> Rule:
+    """Shortest expected delay with the weights of a frozen agent a balancer."""
+
+    def make(world: World, balancer: int, seed: int) -> Controller:
+        settings = policy or PolicySettings()
+        return AgentWeights(Agent(AgentSettings(mode="frozen"), Policy(settings, parameters)))
+
+    return Rule(name, dispatch.SED, controller=make)
+
+
 _PLAIN = {
     "rr": Rule("rr", dispatch.RR),
     "wrr": Rule("wrr", dispatch.WRR, "configured"),
@@ -172,16 +188,27 @@ class RuleError(ValueError):
     """No such rule, or a parameter that it does not have; the message names it."""
 
 
+def _parameters(path: Path) -> Parameters:
+    try:
+        return checkpoint.actor_of(checkpoint.load(path), str(path))
+    except checkpoint.CheckpointError as error:
+        raise RuleError(str(error)) from error
+
+
 def names() -> list[str]:
-    return sorted(_PLAIN)
+    return sorted([*_PLAIN, "agent"])
 
 
 def rule(spec: str) -> Rule:
     """A rule by its name; `ewma:50` and `ewma:2s` have a memory of flows or of seconds.
 
+    `agent` is the frozen agent with the policy that comes with it, `agent:FILE` with another one.
+
     Raises RuleError.
     """
     name, _, parameter = spec.partition(":")
+    if name == "agent":
+        return agent_rule(spec, _parameters(Path(parameter) if parameter else SHIPPED))
     if name not in _PLAIN:
         raise RuleError(f"no rule {name!r}; known: {', '.join(names())}")
     plain = _PLAIN[name]

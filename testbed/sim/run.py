@@ -7,12 +7,14 @@ runs (`testbed.sim.league`).
 from __future__ import annotations
 
 import heapq
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.sim.policies import Controller, Rule, TrueWeights
+from testbed.sim.compiled.dispatch import JIQ, MAGLEV
+from testbed.sim.policies import Controller, Rule, RuleError, TrueWeights
 from testbed.sim.records import FAILED, FINISHED, REJECTED, UNROUTED
 from testbed.sim.scenario import Scenario
 from testbed.sim.workload import Workload
@@ -48,11 +50,25 @@ class Result:
 
 
 class Run:
-    """A world under a rule. Step it with `advance`; `finish` gives the result."""
+    """A world under a rule. Step it with `advance`; `finish` gives the result.
+
+    led: balancers that do not follow the rule; their weights come from outside (`World.lead`).
+    Raises RuleError for a rule that needs every balancer.
+    """
 
     def __init__(
-        self, scenario: Scenario, rule: Rule, seed: int, workload: Workload | None = None
+        self,
+        scenario: Scenario,
+        rule: Rule,
+        seed: int,
+        workload: Workload | None = None,
+        *,
+        led: Collection[int] = (),
     ) -> None:
+        if rule.code in (JIQ, MAGLEV) and 0 < len(led) < scenario.balancers:
+            raise RuleError(
+                f"{rule.name} has one table or list for all balancers: all must follow it"
+            )
         self.world = World(scenario, seed, workload)
         world = self.world
         if rule.weights == "configured":
@@ -60,18 +76,20 @@ class Run:
         elif rule.weights == "true":
             world.state.weight[:] = world.capacity_per_s()
         world.use(rule.code, rule.memory_flows, rule.memory_s)
-        self.controllers: list[Controller] = []
+        for balancer in led:
+            world.lead(balancer)
+        self.controllers: dict[int, Controller] = {}
         # Balancers are not in step with each other: each begins at a moment of its own.
         self._due: list[tuple[float, int]] = []
         phases = np.random.default_rng([seed, 99]).random(scenario.balancers)
-        for balancer in range(scenario.balancers):
+        for balancer in set(range(scenario.balancers)).difference(led):
             controller: Controller | None = None
             if rule.weights == "true":
                 controller = TrueWeights()
             elif rule.controller is not None:
                 controller = rule.controller(world, balancer, seed)
             if controller is not None:
-                self.controllers.append(controller)
+                self.controllers[balancer] = controller
                 heapq.heappush(self._due, (phases[balancer] * controller.period_s, balancer))
 
     def advance(self, until_s: float) -> None:

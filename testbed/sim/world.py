@@ -16,7 +16,7 @@ from lbd.dispatch.maglev import build
 from shm.snapshot import Samples, Snapshot
 from testbed.sim import records as rec
 from testbed.sim.compiled import dispatch, kernel
-from testbed.sim.compiled.dispatch import JIQ, MAGLEV, clock_ns
+from testbed.sim.compiled.dispatch import JIQ, MAGLEV, SED, clock_ns
 from testbed.sim.scenario import Event, Scenario
 from testbed.sim.workload import Workload, draw_workload
 
@@ -71,6 +71,13 @@ class World:
             for slot in np.flatnonzero(self.present):
                 dispatch.idle(self.state, int(slot))
 
+    def lead(self, balancer: int) -> None:
+        """Take one balancer off the rule: shortest expected delay by weights from outside, 1 at
+        first."""
+        self.state.balancers["policy"][balancer] = SED
+        self.state.weight[balancer] = 1.0
+        dispatch.refresh(self.state, balancer)
+
     def set_weights(
         self,
         balancer: int,
@@ -78,7 +85,7 @@ class World:
         weights: Floats,
         offset: float = 1.0,
     ) -> None:
-        """New weights (n,) of one balancer for the backends `identity` (n,), and what it adds to q."""
+        """One balancer's new weights (n,) for the backends `identity` (n,); what it adds to q."""
         slots = self.slots_of(identity)
         known = slots >= 0
         self.state.weight[balancer, slots[known]] = weights[known]
@@ -174,7 +181,9 @@ class World:
         self.state.world["usable"] = len(slots)
         if self.state.balancers[0]["policy"] == MAGLEV:
             weights = self.state.weight[0, slots].tolist()
-            self.state = self.state._replace(table=np.array(build(slots.tolist(), weights)))
+            self.state = self.state._replace(
+                table=np.array(build(slots.tolist(), weights), np.int64)
+            )
         for balancer in range(self.scenario.balancers):
             dispatch.refresh(self.state, balancer)
 

@@ -30,7 +30,8 @@ def scenario(seed: int) -> Scenario:
         applications=(_application(rng),),
         arrivals=Arrivals(load=1.0),
     )
-    load = float(rng.choice([rng.uniform(0.5, 0.8), rng.uniform(0.8, 0.95), rng.uniform(0.9, 0.98)]))
+    loads = [rng.uniform(0.5, 0.8), rng.uniform(0.8, 0.95), rng.uniform(0.9, 0.98)]
+    load = float(rng.choice(loads))
     duration_s = float(np.clip(FLOWS / (load * draft.rate_per_s()), 40.0, 160.0))
     return Scenario(
         **{
@@ -99,9 +100,9 @@ def _arrivals(rng: np.random.Generator, load: float, duration_s: float) -> Arriv
             calm_s=float(rng.uniform(2, 10)),
         )
     low, high = rng.uniform(0.4, 0.8), rng.uniform(1.0, 1.25)
+    shape = ((0.0, low), (0.6, high), (0.75, high), (1.0, low))
     return Arrivals(
-        load=0.9 * load,
-        profile=((0.0, low), (0.6 * duration_s, high), (0.75 * duration_s, high), (duration_s, low)),
+        load=0.9 * load, profile=tuple((share * duration_s, factor) for share, factor in shape)
     )
 
 

@@ -66,7 +66,7 @@ def constant(
     """A run with the three held constant."""
     residual = Rule("constant", dispatch.RESIDUAL, memory_flows=memory_flows(memory_u))
     run = Run(scenario, residual, seed, flows)
-    run.world.state.offset[:] = PolicySettings().offset_ratio**offset_u
+    run.world.state.offset[:] = PolicySettings().offset_ratio ** offset_u
     run.world.state.weight[:] = np.exp(kappa * log_speed(scenario))
     return run.finish()
 

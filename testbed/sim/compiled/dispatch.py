@@ -16,6 +16,7 @@ from lbd.dispatch.policy import NONE
 from testbed.sim.compiled import latency
 from testbed.sim.compiled.jit import inner, outer
 from testbed.sim.compiled.random import uniform
+from testbed.sim.compiled.sums import add_up
 from testbed.sim.records import START_NS, State
 
 RR, WRR, ECMP, WCMP, LSQ, SED, P2C, EWMA, LEAST_TIME, HCL, MAGLEV = range(11)
@@ -80,12 +81,16 @@ def sampled(s: State, m: int, slot: int, now_ns: float, duration_ns: float) -> N
 
 @outer
 def _seen(s: State, m: int, slot: int) -> None:
-    """`slot` has a sample now; slots out of use need none."""
+    """`slot` has a sample now; slots out of use need none, also when they come back."""
     views = s.views[m]
     views[slot].unseen = 0
-    unseen = 0
-    for other in s.usable[: s.world[0].usable]:
-        unseen += views[other].unseen
+    unseen, at = 0, 0
+    for other in range(s.q.shape[1]):
+        if at < s.world[0].usable and s.usable[at] == other:
+            at += 1
+            unseen += views[other].unseen
+        else:
+            views[other].unseen = 0
     s.balancers[m].unseen = unseen
 
 
@@ -160,15 +165,16 @@ def _wcmp(s: State, m: int, count: int) -> int:
 
 @outer
 def _wrr(s: State, m: int, count: int) -> int:
-    views, weight = s.views[m], s.weight[m]
-    best, total = s.usable[0], 0.0
+    views, weight, gain = s.views[m], s.weight[m], s.filled_ns
+    gain[:] = 0.0
+    best = s.usable[0]
     for at in range(count):
         slot = s.usable[at]
+        gain[slot] = weight[slot]
         views[slot].credit += weight[slot]
-        total += weight[slot]
         if views[slot].credit > views[best].credit:
             best = slot
-    views[best].credit -= total
+    views[best].credit -= add_up(gain, len(gain))
     return best
 
 
@@ -246,8 +252,9 @@ def _quantile(s: State, m: int, share: float) -> float:
         ranked[hole] = value
     place = share * (count - 1)
     below = int(place)
-    above = min(below + 1, count - 1)
-    return ranked[below] + (place - below) * (ranked[above] - ranked[below])
+    low, high, part = ranked[below], ranked[min(below + 1, count - 1)], place - below
+    # From the nearer end, as numpy does.
+    return low + part * (high - low) if part < 0.5 else high - (1.0 - part) * (high - low)
 
 
 @outer

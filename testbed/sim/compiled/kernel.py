@@ -192,6 +192,9 @@ def fail(s: State, slot: int) -> None:
         for place in range(serving + waiting):
             if place < serving:
                 i = s.heap_flow[at, place]
+                # What it has had of this stage is off the books already.
+                left_s = s.heap_virtual[at, place] - station.virtual
+                station.left_s += s.work_s[i, s.flows[i].stage] - left_s
             else:
                 i = s.ring[at, (station.head + place - serving) % s.ring.shape[1]]
             _promise(s, i, -1.0)
@@ -199,7 +202,7 @@ def fail(s: State, slot: int) -> None:
             if _leave(s, i) == _LAND:
                 _land(s, i)
         station.head = 0
-        station.virtual = station.left_s = 0.0
+        station.virtual = 0.0
 
 
 @outer

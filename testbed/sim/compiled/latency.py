@@ -6,6 +6,7 @@ import math
 
 from lbd.dispatch.latency import FAILURE_CAP, FAILURE_FACTOR, FORGIVE_FLOWS
 from testbed.sim.compiled.jit import inner, outer
+from testbed.sim.compiled.sums import add_up
 from testbed.sim.records import State
 
 
@@ -73,13 +74,13 @@ def _discharge(s: State, m: int, slot: int, charge: float) -> None:
 
 @outer
 def _neutral(s: State, m: int) -> float:
-    """Mean over the backends that have samples, else 1 ns."""
-    total, seen = 0.0, 0
+    """Mean over the backends that have samples, else 1 ns. Overwrites `filled_ns`."""
+    seen = 0
     for slot in range(s.q.shape[1]):
         if s.views[m, slot].count > 0:
-            total += s.mean_ns[m, slot]
+            s.filled_ns[seen] = s.mean_ns[m, slot]
             seen += 1
-    return total / seen if seen else 1.0
+    return add_up(s.filled_ns, seen) / seen if seen else 1.0
 
 
 @outer

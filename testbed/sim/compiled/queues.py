@@ -101,14 +101,13 @@ def join(s: State, at: int, flow: int, work_s: float) -> None:
     """A job comes, with time brought up to now: into service, or into the line for a place."""
     station = s.stations[at]
     if station.serving < station.places:
-        if station.serving == 0:
-            # From 0 again when idle: the sum would lose precision over days.
-            station.virtual = 0.0
         _push(s, at, station.virtual + work_s, flow)
-        schedule(s, at)
     else:
         s.ring[at, (station.head + station.waiting) % s.ring.shape[1]] = flow
         station.waiting += 1
+    # Also where nothing moves: the real servers' discipline reckons from the last event, too, and
+    # the two agree to the last bit.
+    schedule(s, at)
     if max(station.serving, station.waiting) + 1 >= s.ring.shape[1]:
         s.world[0].crowded = 1
 
@@ -121,14 +120,14 @@ def complete(s: State, at: int) -> int:
     bring_up_to(station, now_s)
     station.virtual = s.heap_virtual[at, 0]
     flow = _pop(s, at)
+    if station.serving == 0:
+        # From 0 again: the sum would lose precision over days.
+        station.virtual = 0.0
     if station.waiting > 0:
         following = s.ring[at, station.head]
         station.head = (station.head + 1) % s.ring.shape[1]
         station.waiting -= 1
         work_s = s.work_s[following, s.flows[following].stage]
         _push(s, at, station.virtual + work_s, following)
-    if station.serving == 0:
-        # Rounding leaves a hair.
-        station.virtual = 0.0
     schedule(s, at)
     return flow
