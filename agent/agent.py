@@ -39,7 +39,8 @@ class LearnerPort(Protocol):
 class Decision:
     """One step's outcome. Rows are the snapshot's backends, in its order.
 
-    weights (N,): a_j, finite and positive, bounded ratio. log_factor (N,): log g_j, mean 0.
+    weights (N,): a_j, finite and positive, bounded ratio. offset: b, added to q.
+    log_factor (N,): log g_j, mean 0.
     reward: fairness of what was measured in this snapshot, None if nothing could be compared.
     duration_s (N,): the l_j behind it. publish: False in shadow mode and if there is no backend.
     entropy_nats: of the policy at this step, None where it did not choose.
@@ -51,6 +52,7 @@ class Decision:
     slots: Ints
     identity: Words
     weights: Float64
+    offset: float
     log_factor: Float64
     duration_s: Float64
     reward: float | None
@@ -166,6 +168,7 @@ class Agent:
             slots=snapshot.slots,
             identity=snapshot.identity,
             weights=action.weights,
+            offset=action.offset,
             log_factor=action.log_g,
             duration_s=observation.duration_s,
             reward=self._reward(observation.duration_s) if measured else None,

@@ -18,11 +18,15 @@ from threading import Event
 from time import monotonic_ns
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from agent.act.network import fresh_parameters
 from agent.act.policy import Policy
 from agent.agent import Agent, Decision
 from agent.learn import checkpoint
 from agent.learn.process import LearnerProcess
+from agent.policies import SHIPPED
 from agent.settings import AgentSettings, LearnSettings, PolicySettings, ProcessSettings
 from config.relations import DEFAULT_SLOTS
 from config.schema import Agent as AgentConfig
@@ -53,6 +57,14 @@ def learn_settings(seed: int, slots: int) -> LearnSettings:
     return LearnSettings(seed=seed, max_backends=slots, replay_steps=min(steps, usual.replay_steps))
 
 
+def _parameters(config: AgentConfig) -> dict[str, NDArray[np.float32]]:
+    """What the policy begins with. Raises CheckpointError."""
+    if config.checkpoint is None and config.base == "none":
+        return fresh_parameters(config.seed)
+    path = config.checkpoint or SHIPPED
+    return checkpoint.actor_of(checkpoint.load(path), str(path))
+
+
 @dataclass
 class Attachment:
     """One region while it lasts."""
@@ -76,10 +88,7 @@ class ServiceAgent:
         self._complaint = ""
         self._problem = ""
         self._refusing = False
-        parameters = fresh_parameters(config.seed)
-        if config.checkpoint is not None:
-            saved = checkpoint.load(config.checkpoint)
-            parameters = checkpoint.actor_of(saved, str(config.checkpoint))
+        parameters = _parameters(config)
         self._learner: LearnerProcess | None = None
         if config.mode == "learn":
             save = None if config.save is None else Path(config.save) / f"{service}.safetensors"
@@ -101,14 +110,23 @@ class ServiceAgent:
         attached = self._attachment(now_ns)
         if attached is None:
             return None
-        decision = self._agent.step(attached.reader.snapshot(now_ns, usable_only=True))
-        if decision.publish:
+        order = attached.region.agent_order
+        attached.block.set("mode", ORDERED.get(order, MODES[self._config.mode]))
+        if order == lo.AGENT_PAUSE:
+            self._agent.rest()
+            attached.block.beat(now_ns)
+            return None
+        applied = order != lo.AGENT_SHADOW
+        snapshot = attached.reader.snapshot(now_ns, usable_only=True)
+        decision = self._agent.step(snapshot, applied)
+        if decision.publish and applied:
             attached.block.publish(
                 decision.slots,
                 decision.identity,
                 decision.weights,
                 now_ns,
                 now_ns + self._expiry_ns,
+                decision.offset,
             )
         self._report(attached.block, decision, monotonic_ns() - started_ns)
         return decision

@@ -13,17 +13,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.averages import MEMORIES_FLOWS, Averages, follow
+from agent.carry import carry
+from agent.settings import ACTIONS
 from shm.layout import BACKEND_FAILURES
 from shm.snapshot import Ints, Samples, Snapshot, Words
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
-Scalar = TypeVar("Scalar", bound=np.generic)
 
 SCALARS: Final = ("mean", "p90", "std", "discounted", "weighted")
 FEATURES: Final = (
@@ -39,12 +41,17 @@ FEATURES: Final = (
     "failure_share",
     "arrivals",
     "speed",
-    "log_weight",
+    *(f"latency_{int(flows)}" for flows in MEMORIES_FLOWS),
+    *(f"last_{name}" for name in ACTIONS),
 )
 SERVICE_FEATURES: Final = (
     *(f"interarrival_{name}" for name in SCALARS),
     "load",
     "backends_log",
+    "answers_log",
+    "elasticity",
+    "spread",
+    "drift",
 )
 FEATURE_COUNT: Final = len(FEATURES)
 SERVICE_COUNT: Final = len(SERVICE_FEATURES)
@@ -67,12 +74,13 @@ class Observation:
     """One service at `now_ns`, N backends in the snapshot's order.
 
     features (N, FEATURE_COUNT) f32, service (SERVICE_COUNT,) f32.
-    duration_s (N,): estimate of l_j for rewards, a mean of the last second or two; latency_s (N,):
-    L_j of the base, with a longer memory. Both count flows still open by their age, and charge
-    flows that failed without an answer (`charge_failed`).
+    duration_s (N,): estimate of l_j for rewards, a mean of the last second or two; latency_s:
+    L_j at each of MEMORIES_FLOWS (N, K), of which the base is made. duration_s counts flows still
+    open by their age; both charge flows that failed without an answer (`charge_failed`), which the
+    features show only as the share they are.
     service_duration_s: mean of all valid duration samples (0 if there are none).
     arrivals: flows accepted since the observation before. idle: none of those and none open.
-    log_speed (N,), recent_flows and recent_failed (N,), totals: carried on to the next observation.
+    log_speed, recent_flows, recent_failed (N,), totals, averages: carried on to the next one.
     """
 
     now_ns: int
@@ -90,6 +98,7 @@ class Observation:
     unanswered_total: Ints
     recent_flows: Float32
     recent_failed: Float32
+    averages: Averages
 
 
 @dataclass(frozen=True)
@@ -198,24 +207,6 @@ def log_ratio(value: Float32, reference: float | Float32) -> Float32:
     return logs if reference.ndim == 0 else np.where(reference > 0.0, logs, np.float32(0.0))
 
 
-def carry(
-    identity: Words, before: Words, values: NDArray[Scalar], missing: NDArray[Scalar]
-) -> NDArray[Scalar]:
-    """Rows of `values`, which belong to `before`, in the order of `identity`; else `missing`.
-
-    values (M, …) for identities `before` (M,); missing (N, …); returns (N, …).
-    """
-    if identity.shape == before.shape and np.array_equal(identity, before):
-        return values.copy()
-    result = missing.copy()
-    if before.size:
-        order = np.argsort(before)
-        at = order[np.minimum(np.searchsorted(before[order], identity), before.size - 1)]
-        known = before[at] == identity
-        result[known] = values[at[known]]
-    return result
-
-
 def _since(
     identity: Words, total: Ints, previous: Observation | None, before: Ints | None
 ) -> Float32:
@@ -241,28 +232,26 @@ def charge_open(
     return np.where(slow, charged, recent_s)
 
 
-def charge_failed(
-    duration_s: Float64, slowest_s: float, recent_flows: Float32, recent_failed: Float32
-) -> Float64:
-    """Mean duration (N,) where a flow that failed without an answer is none that was quick.
+def charge_failed(means_s: Float64, recent_flows: Float32, recent_failed: Float32) -> Float64:
+    """Means (N, K) of durations where a flow that failed without an answer is none that was quick.
 
-    Of a share s of failures: an attempt takes (1 - s) duration + s slowest_s, and a flow needs
-    1 / (1 - s) of them, up to MOST_ATTEMPTS. A backend that resets at once would otherwise draw
-    flows by its empty queue. Continuous in s, and nothing at s = 0.
+    Of a share s of failures: an attempt takes (1 - s) of the mean and s of the slowest backend's,
+    and a flow needs 1 / (1 - s) attempts, up to MOST_ATTEMPTS. A backend that resets at once would
+    otherwise draw flows by its empty queue. Continuous in s, and nothing at s = 0.
     """
     flows = np.maximum(recent_flows, recent_failed).astype(np.float64)
-    share = recent_failed / np.maximum(flows, 1e-30)
-    attempt_s = duration_s + share * np.maximum(slowest_s - duration_s, 0.0)
+    share = (recent_failed / np.maximum(flows, 1e-30))[:, None]
+    attempt_s = means_s + share * (means_s.max(axis=0) - means_s)
     charged: Float64 = attempt_s / np.maximum(1.0 - share, 1.0 / MOST_ATTEMPTS)
     return charged
 
 
 def observe(
-    snapshot: Snapshot, previous: Observation | None, log_weight: Float32 | None = None
+    snapshot: Snapshot, previous: Observation | None, last_action: Float32 | None = None
 ) -> Observation:
-    """Reduce `snapshot`; `previous` gives the counters to subtract, `log_weight` the last action.
+    """Reduce `snapshot`; `previous` gives the counters to subtract.
 
-    log_weight (N,): the last action of the policy over its bound, in the snapshot's order.
+    last_action (N, A): what the policy did last, in units of its bounds, in the snapshot's order.
     """
     identity = snapshot.identity
     count = int(identity.size)
@@ -292,15 +281,8 @@ def observe(
     recent = np.where(has_duration, both.recent[:count], service_s).astype(np.float64)
     recent_weight = both.recent_weight[:count].astype(np.float64)
     duration_s = charge_open(recent, recent_weight, snapshot.waiting, waiting_age_s)
-    # The base must not chase every burst: it remembers 0.9^age_s, ten times as long.
-    steady = np.where(has_duration, both.scalars[4, :count], service_s).astype(np.float64)
-    steady_weight = both.count[:count].astype(np.float64)
-    latency_s = charge_open(steady, steady_weight, snapshot.waiting, waiting_age_s)
-    recent_flows = _decayed(identity, arrived, previous, "recent_flows", step_s)
-    recent_failed = _decayed(identity, unanswered, previous, "recent_failed", step_s)
-    if recent_failed.any():
-        duration_s = charge_failed(duration_s, duration_s.max(), recent_flows, recent_failed)
-        latency_s = charge_failed(latency_s, latency_s.max(), recent_flows, recent_failed)
+    averages = follow(snapshot, previous.averages if previous else None, step_s)
+    latency_s = averages.mean_s()
 
     features = np.zeros((count, FEATURE_COUNT), np.float32)
     # (3, N): each plus 1, so that none is far less than few.
@@ -326,14 +308,25 @@ def observe(
     log_speed = _log_speed(identity, features[:, 0] - log_duration, previous, step_s)
     relative = log_speed - log_speed.sum() / np.float32(max(count, 1))
     features[:, 19] = np.minimum(np.maximum(relative, -_CLIP), _CLIP)
-    if log_weight is not None:
-        features[:, 20] = log_weight
+    memories = len(MEMORIES_FLOWS)
+    middle_s = (latency_s.sum(axis=0) / max(count, 1)).astype(np.float32)
+    for memory in range(memories):
+        at = 20 + memory
+        features[:, at] = log_ratio(latency_s[:, memory].astype(np.float32), middle_s[memory])
+    if last_action is not None:
+        features[:, 20 + memories :] = last_action
+
+    recent_flows = _decayed(identity, arrived, previous, "recent_flows", step_s)
+    recent_failed = _decayed(identity, unanswered, previous, "recent_failed", step_s)
+    if recent_failed.any():
+        duration_s = charge_failed(duration_s[:, None], recent_flows, recent_failed)[:, 0]
+        latency_s = charge_failed(latency_s, recent_flows, recent_failed)
 
     return Observation(
         now_ns=now_ns,
         identity=identity,
         features=features,
-        service=_service_features(snapshot, both.scalars[:, 2 * count :], service_s),
+        service=_service_features(snapshot, both, service_s, averages, previous),
         duration_s=duration_s,
         latency_s=latency_s,
         service_duration_s=service_s,
@@ -345,6 +338,7 @@ def observe(
         unanswered_total=unanswered_total,
         recent_flows=recent_flows,
         recent_failed=recent_failed,
+        averages=averages,
     )
 
 
@@ -358,9 +352,10 @@ def _decayed(
     """A count (N,) with the memory FAILURE_TAU_S; two of them keep their ratio without news."""
     if previous is None:
         return now.copy()
-    before = carry(identity, previous.identity, getattr(previous, name), np.zeros_like(now))
-    kept: Float32 = before * np.float32(np.exp(-step_s / FAILURE_TAU_S)) + now
-    return kept
+    before: Float32 = getattr(previous, name)
+    kept = carry(identity, previous.identity, before, np.zeros_like(now))
+    decayed: Float32 = kept * np.float32(np.exp(-step_s / FAILURE_TAU_S)) + now
+    return decayed
 
 
 def _pooled_means(mean: Float32, sampled: NDArray[np.bool_]) -> tuple[float, float]:
@@ -390,17 +385,43 @@ def _log_speed(
     return smoothed
 
 
-def _service_features(snapshot: Snapshot, gaps: Float32, service_s: float) -> Float32:
-    """Inter-arrival scalars against their mean (the mean against the duration), load, N.
+def _service_features(
+    snapshot: Snapshot,
+    both: Reduced,
+    service_s: float,
+    averages: Averages,
+    previous: Observation | None,
+) -> Float32:
+    """Inter-arrival scalars against their mean (the mean against the duration), load, N, then:
 
-    gaps (5, 1), or (5, 0) if the region samples none.
+    answers_log: answers a backend and step. elasticity: see `Averages`. spread: of durations about
+    their backend's mean, which tells heavy tails. drift: how far the short memory is off the long.
     """
     count = snapshot.identity.size
+    gaps = both.scalars[:, 2 * count :]
     service = np.zeros(SERVICE_COUNT, np.float32)
     if gaps.shape[1] and gaps[0, 0] > 0.0:
         service[0] = log_ratio(gaps[:1, 0], service_s)[0]
         service[1:5] = log_ratio(gaps[1:, 0], float(gaps[0, 0]))
-    if count:
-        service[5] = np.log1p(snapshot.flows.sum() / count) * 0.5
-        service[6] = np.log(count) * 0.5
+    if not count:
+        return service
+    service[5] = np.log1p(snapshot.flows.sum() / count) * 0.5
+    service[6] = np.log(count) * 0.5
+    if previous is not None:
+        before = previous.averages
+        known = carry(
+            averages.identity, before.identity, before.answers_total, averages.answers_total
+        )
+        answers = np.maximum(averages.answers_total - known, 0)
+        service[7] = np.log1p(answers.sum() / count) * 0.5
+    service[8] = min(max(averages.elasticity, -1.0), 2.0)
+    mean, std = both.scalars[0, :count], both.scalars[2, :count]
+    sampled = mean > 0.0
+    if sampled.any():
+        spread = np.log(np.maximum(std[sampled], 1e-12) / mean[sampled])
+        service[9] = min(max(float(spread.mean()), -CLIP), CLIP)
+    if averages.known.any():
+        means = averages.mean_s()[averages.known]
+        off = np.log(np.maximum(means[:, 0], 1e-12) / np.maximum(means[:, -1], 1e-12))
+        service[10] = min(float(off.std()), CLIP)
     return service

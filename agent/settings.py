@@ -17,6 +17,10 @@ Decoding = Literal["continuous", "levels"]
 
 HIDDEN = 64
 
+ACTIONS = ("factor", "offset", "memory")
+"""What a policy decides of each backend, each in (-1, 1): log g_j over its bound; log b over its
+bound and the place among the memories of L, whose means over the backends count."""
+
 
 class SettingsError(ValueError):
     """A setting is outside its bounds; the message names it."""
@@ -34,6 +38,8 @@ class PolicySettings:
     max_ratio: bound of the largest over the smallest weight a.
     factor_ratio: the same of g over base 'latency'; over base 'none' it is max_ratio.
     base: 'latency' makes a_j = g_j / L_j, 'none' a_j = g_j.
+    offset_ratio: b, which dispatch adds to q, is within 1 / offset_ratio and offset_ratio; 1 makes
+    it 1, the rule without one.
     decoding: 'continuous', or 'levels' for the published set {1.0, 1.2 … 2.0}.
     noise_correlation: of exploration from one step to the next; the noise stays N(0, 1) at every
     step, but a push that lasts a second or two moves the queues, white noise averages out.
@@ -41,6 +47,7 @@ class PolicySettings:
 
     max_ratio: float = 16.0
     factor_ratio: float = 4.0
+    offset_ratio: float = 8.0
     base: Base = "latency"
     decoding: Decoding = "continuous"
     noise_correlation: float = 0.85
@@ -49,6 +56,10 @@ class PolicySettings:
         _require(math.isfinite(self.max_ratio) and self.max_ratio > 1.0, "max_ratio must be > 1")
         _require(
             math.isfinite(self.factor_ratio) and self.factor_ratio > 1.0, "factor_ratio must be > 1"
+        )
+        _require(
+            math.isfinite(self.offset_ratio) and self.offset_ratio >= 1.0,
+            "offset_ratio must be >= 1",
         )
         _require(self.base in ("latency", "none"), f"unknown base {self.base!r}")
         _require(self.decoding in ("continuous", "levels"), f"unknown decoding {self.decoding!r}")

@@ -18,7 +18,7 @@ Float32 = NDArray[np.float32]
 class Step:
     """What was seen and done at step `number`; consecutive numbers make a sequence.
 
-    identity (N,) u64, features (N, F), service (S,), hidden (N, H) before the step, u (N,) the
+    identity (N,) u64, features (N, F), service (S,), hidden (N, H) before the step, u (N, A) the
     squashed action; reward (N,): of the action of the step before, shared out over the backends by
     `agent.rewards.shares`, as computed then, never rescaled.
     """

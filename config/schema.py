@@ -259,18 +259,19 @@ class Agent(Section):
         description="From one observation and weight frame to the next, in milliseconds.",
     )
     mode: Literal["learn", "frozen", "shadow"] = Field(
-        default="learn",
+        default="frozen",
         description=(
-            "learn: act and learn; frozen: act by the policy in checkpoint, learning nothing; "
-            "shadow: only watch."
+            "frozen: act by the policy in checkpoint, learning nothing; learn: start from it and "
+            "go on learning; shadow: only watch."
         ),
     )
     checkpoint: FilePath | None = Field(
         default=None,
         validate_default=True,
         description=(
-            "The file of a trained policy to start from, relative to this file's folder; "
-            "null for none, which the mode frozen does not permit."
+            "The file of a trained policy, relative to this file's folder; null for the policy "
+            "that comes with the agent. That one corrects the base latency: with the base none, "
+            "null begins from random parameters."
         ),
     )
     save: FilePath | None = Field(
@@ -312,12 +313,12 @@ class Agent(Section):
         default=0, ge=0, le=2**32 - 1, description="The seed of everything random in the agent."
     )
 
-    @field_validator("checkpoint")
+    @field_validator("base")
     @classmethod
-    def _frozen_has_a_policy(cls, checkpoint: Path | None, info: ValidationInfo) -> Path | None:
-        if checkpoint is None and info.data.get("mode") == "frozen":
-            raise ValueError("a trained policy, for the mode is frozen")
-        return checkpoint
+    def _frozen_has_a_policy(cls, base: str, info: ValidationInfo) -> str:
+        if base == "none" and info.data.get("mode") == "frozen" and not info.data["checkpoint"]:
+            raise ValueError("latency, or a checkpoint trained without that base")
+        return base
 
     @field_validator("expiry_ms")
     @classmethod

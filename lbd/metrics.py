@@ -273,9 +273,6 @@ SERVICE_CURRENT: Final = Family(
 SERVICE_LIMIT: Final = Family(
     "lbd_frontend_limit_sessions", "gauge", "Flows that the service carries at most.", _SERVICE
 )
-SERVICE_QUEUE: Final = Family(
-    "lbd_frontend_current_queue", "gauge", "Flows that wait for a backend with room.", _SERVICE
-)
 POLICY: Final = Family(
     "lbd_frontend_policy",
     "gauge",
@@ -371,7 +368,6 @@ FAMILIES: Final[tuple[Family, ...]] = (
     *(totals.family for totals in SERVICE_TOTALS),
     SERVICE_CURRENT,
     SERVICE_LIMIT,
-    SERVICE_QUEUE,
     POLICY,
     IN_FORCE,
     AGENT_UP,
@@ -440,7 +436,6 @@ class _Service:
         self.weights = newest_weights(region)
         workers = [scalars_view(region, w) for w in range(region.layout.workers)]
         self.beats_ns = [int(words[lo.SCALAR["heartbeat_ns"]]) for words in workers]
-        self.queued = sum(int(words[lo.SCALAR["queued"]]) for words in workers)
         self.in_force = sum(int(words[lo.SCALAR["weights_in_force"]]) for words in workers)
         first = region.layout.agent
         words = region.words
@@ -525,7 +520,6 @@ def _services(out: Exposition, services: Sequence[_Service], config: Config) -> 
             ],
         )
     out.add(SERVICE_CURRENT, [((one.name,), int(one.seen.flows.sum())) for one in services])
-    out.add(SERVICE_QUEUE, [((one.name,), one.queued) for one in services])
     out.add(SERVICE_LIMIT, [((s.name,), s.max_connections) for s in config.services])
     out.add(
         POLICY,

@@ -70,10 +70,9 @@ class Service:
         self.last_slot = NONE
         self._end_by_ns: dict[int, int] = {}
         self._limited = False
-        self._waiting = WaitingRoom(0, 0)
+        self._waiting = WaitingRoom()
         self._queued = 0
         self._serving = False
-        self._budget = RetryBudget(0.0, 0.0)
         self._ledger = ShmLedger(self.block, (), self._histograms)
         self.configure(config)
 
@@ -102,11 +101,10 @@ class Service:
             self._decided = decided
             self._decide_anew(config, entries)
 
-        queue = config.queue
-        self._waiting.size = -(-queue.size // self.region.layout.workers)
-        self._waiting.timeout_ns = queue.timeout_ms * 1_000_000
-        self._budget.share, self._budget.per_s = config.retry.budget, config.retry.budget_per_s
-
+        queue, retry = config.queue, config.retry
+        workers = self.region.layout.workers
+        self._waiting.bound(-(-queue.size // workers), queue.timeout_ms * 1_000_000)
+        self._budget = RetryBudget(retry.budget, retry.budget_per_s)
         self._log_flows(config.flow_log)
 
         timeouts = config.timeouts
@@ -135,7 +133,7 @@ class Service:
         self._load = _load(region, worker, slots, configured)
         self._fallback_load = _load(region, worker, slots, configured)
         if self._weights is not None:
-            self._load.weight[:] = self._weights.weight[: self._load.slots]
+            self._weigh(self._weights)
         self._policy = create(config.policy, self._load, memory)
         self._fallback = create(config.fallback, self._fallback_load, memory)
         self._wants_weights = config.weights == "agent"
@@ -362,6 +360,10 @@ class Service:
             self.serve_queue()
         self.block.publish(now_ns)
 
+    def _weigh(self, found: Weights) -> None:
+        self._load.weight[:] = found.weight[: self._load.slots]
+        self._load.offset = found.offset
+
     def _poll_weights(self, now_ns: int) -> None:
         found = self._reader.poll(now_ns)
         block = self.block
@@ -370,7 +372,7 @@ class Service:
         elif found is not None:
             block.count("frames_applied_total")
             block.count("weights_foreign_total", found.foreign)
-            self._load.weight[:] = found.weight[: self._load.slots]
+            self._weigh(found)
             self._policy.refresh()
             if self._weights is None:
                 log.info("service %s: the agent's weights are in force", self.config.name)

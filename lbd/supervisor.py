@@ -27,6 +27,7 @@ from lbd.activation import Activation, ActivationError
 from lbd.api.server import ApiServer
 from lbd.backends import Backends
 from lbd.fleet import Fleet
+from lbd.health.monitor import Monitor
 from lbd.http import HttpServer, metrics_application
 from lbd.listening import Listening
 from lbd.logs import LineWriter
@@ -74,8 +75,9 @@ class Supervisor:
     behind then.
     """
 
-    def __init__(self, config: Config, path: str, writer: LineWriter) -> None:
-        """`path` is the file that `config` was read from, `writer` that of this process's log."""
+    def __init__(self, config: Config, path: str, writer: LineWriter | None = None) -> None:
+        """`path` is the file that `config` was read from; `writer` that of this process's log, None
+        where that is not ours to open again."""
         self.path = path
         self._writer = writer
         self.config = config
@@ -160,8 +162,7 @@ class Supervisor:
                 await self._api.start()
         except BaseException:
             for backends in made:
-                backends.close()
-                backends.region.remove()
+                backends.remove()
             raise
         if not self._stopping.is_set():
             self._take_over(config, made)
@@ -190,12 +191,18 @@ class Supervisor:
         if self._api is not None:
             await self._api.close()
         for backends in self.backends:
-            backends.close()
-            backends.region.remove()
+            backends.remove()
         self._listening.release(None)
 
     def scrape(self) -> bytes:
         return self._metrics.text(self.config, self.regions, self.restarts_total, monotonic_ns())
+
+    def monitor(self, service: str) -> Monitor:
+        """The hand on the states of a service's backends. Raises KeyError for a name unknown."""
+        for backends in self.backends:
+            if backends.region.service == service:
+                return backends.monitor
+        raise KeyError(service)
 
     # -- what is in force
 
@@ -251,6 +258,8 @@ class Supervisor:
 
     def _log_elsewhere(self, config: Config) -> None:
         """The workers do already."""
+        if self._writer is None:
+            return
         try:
             writer = logs.start(config.log, "lbd")
         except OSError as error:
@@ -327,8 +336,7 @@ class Supervisor:
                 await self.fleet.gone()
                 self._fleet, self.backends = old, old_backends
             for backends in made:
-                backends.close()
-                backends.region.remove()
+                backends.remove()
             for region in old.regions:
                 region.put_back()
             self._listening.release(self.config)
@@ -339,7 +347,7 @@ class Supervisor:
         for region in old.regions:
             region.forget_aside()
         for backends in old_backends:
-            backends.close()
+            backends.monitor.close()
         old.end(graceful=True)
         self._leaving.append(old)
         self._in_background(partial(self._let_go, old))
@@ -389,7 +397,8 @@ class Supervisor:
 
     async def _reopen_log(self) -> None:
         try:
-            self._writer.reopen()
+            if self._writer is not None:
+                self._writer.reopen()
         except OSError as error:
             log.error("the log is not reopened: %s", error)
         for fleet in self._fleets():

@@ -193,7 +193,8 @@ W_SEQUENCE: Final = 0
 W_GENERATION: Final = 1
 W_WRITTEN_NS: Final = 2
 W_EXPIRES_NS: Final = 3
-WEIGHT_HEAD_WORDS: Final = 4
+W_OFFSET: Final = 4  # f64: what dispatch adds to q
+WEIGHT_HEAD_WORDS: Final = 5
 
 
 @dataclass(frozen=True)

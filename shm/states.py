@@ -35,20 +35,14 @@ class Flag(enum.IntFlag):
     FEEDBACK_DOWN = 16
     FEEDBACK_DRAIN = 32
     FEEDBACK_MAINT = 64
-    FEEDBACK_ZERO = 128
-    SLOW_START = 256
-    LEAVING = 512
+    SLOW_START = 128
+    LEAVING = 256
+    FEEDBACK_ZERO = 512
 
 
 UNHEALTHY = Flag.CHECK_DOWN | Flag.EJECTED | Flag.FEEDBACK_DOWN
-WITHDRAWN = (
-    Flag.DRAIN
-    | Flag.MAINT
-    | Flag.FEEDBACK_DRAIN
-    | Flag.FEEDBACK_MAINT
-    | Flag.FEEDBACK_ZERO
-    | Flag.LEAVING
-)
+FEEDBACK_WITHDRAWN = Flag.FEEDBACK_DRAIN | Flag.FEEDBACK_MAINT | Flag.FEEDBACK_ZERO
+WITHDRAWN = Flag.DRAIN | Flag.MAINT | Flag.LEAVING | FEEDBACK_WITHDRAWN
 
 _LABELS = (
     (Flag.LEAVING, "leaving"),
@@ -93,7 +87,7 @@ class StateWriter:
         self._region = region
         self._words = region.words
         self._rows = state_rows(region)
-        self._panic_below = panic_below
+        self.panic_below = panic_below
 
     def set(self, slot: int, flag: Flag, now_ns: int) -> bool:
         """Set a reason. False where it stood already."""
@@ -139,7 +133,7 @@ class StateWriter:
         active = region.active_slots()
         flags = self._rows[lo.STATE["flags"], active]
         bits = np.zeros(lo.MAX_SLOTS, dtype=np.uint8)
-        bits[active[usable(flags, self._panic_below)]] = 1
+        bits[active[usable(flags, self.panic_below)]] = 1
         words = np.packbits(bits, bitorder="little").view("<u8")
         region.u64[lo.H_USABLE : lo.H_USABLE + len(words)] = words
         self._tell()

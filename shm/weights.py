@@ -44,13 +44,14 @@ class Weights:
 
     weight (slots,): positive and finite for every slot of `known`; elsewhere the mean of those, so
     that a backend the agent has not met yet starts neutral. foreign: entries made for a backend
-    that has left its slot.
+    that has left its slot. offset: positive and finite, what the rule adds to q.
     """
 
     sequence: int
     written_ns: int
     expires_ns: int
     weight: NDArray[np.float64]
+    offset: float
     known: NDArray[np.bool_]
     foreign: int
 
@@ -89,12 +90,14 @@ class AgentBlock:
         weight: NDArray[np.float64],
         now_ns: int,
         expires_ns: int,
+        offset: float = 1.0,
     ) -> int:
         """Write one frame; the three arrays are (N,). Returns its sequence."""
         head = lo.WEIGHT_HEAD_WORDS - 1
         count = self.region.layout.slots
         self._body[:] = 0
-        self._body[0:head] = (self.region.generation, now_ns, expires_ns)
+        self._body[: head - 1] = (self.region.generation, now_ns, expires_ns)
+        self._doubles[head - 1] = offset
         self._body[head : head + count][slots] = identity
         self._doubles[head + count :][slots] = weight
         return self._ring.write(self._body)
@@ -139,8 +142,9 @@ def _judge(
     identity = frame[head : head + count]
     weight = frame[head + count :].view("<f8").copy()
     given = identity > 0
-    used = weight[given]
-    if not len(used) or not (np.isfinite(used).all() and (used > 0).all()):
+    offset = float(frame[lo.W_OFFSET : lo.W_OFFSET + 1].view("<f8")[0])
+    used = np.append(weight[given], offset)
+    if len(used) < 2 or not (np.isfinite(used).all() and (used > 0).all()):
         return Refusal.INVALID
     # Removed and not yet replaced has left its slot too: it is foreign, and no part of the mean.
     here = np.zeros(count, dtype=np.bool_)
@@ -150,7 +154,7 @@ def _judge(
         return Refusal.FOREIGN
     weight[~known] = _mean(weight[known])
     foreign = int(given.sum() - known.sum())
-    return Weights(int(frame[0]), written_ns, expires_ns, weight, known, foreign)
+    return Weights(int(frame[0]), written_ns, expires_ns, weight, offset, known, foreign)
 
 
 def _mean(weight: NDArray[np.float64]) -> float:

@@ -25,7 +25,13 @@ COMMANDS: dict[str, Command] = {
     "demo": Command("the whole system, watched live and compared", "testbed.demo.command"),
     "bench": Command("the figures that docs/benchmarks.md quotes", "testbed.bench.command"),
     "learn": Command("an agent that knows nothing learns the capacities", "testbed.learn.command"),
+    "train": Command("the recipe of the shipped policy", "testbed.train.command"),
+    "league": Command(
+        "every policy on a suite of simulated scenarios", "testbed.sim.league.command"
+    ),
+    "papers": Command("figures of the papers, simulated", "testbed.papers.command"),
     "server": Command("a backend with a known discipline", "testbed.server.command"),
+    "faithful": Command("the simulator against live TCP", "testbed.faithful.command"),
     "load": Command("an open-loop load generator", "testbed.load.command"),
 }
 

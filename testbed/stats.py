@@ -6,10 +6,13 @@ Lives here: pure functions of numbers, in numpy and `math`. Never here: files, p
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
 
 _BOOTSTRAP_BATCH_ELEMENTS = 1_000_000
 
@@ -37,7 +40,7 @@ class Interval:
         return self.low <= value <= self.high
 
 
-def spread(durations_s: NDArray[np.float64]) -> Spread:
+def spread(durations_s: Floats) -> Spread:
     """Mean, percentiles (linear between neighbours) and maximum of one run's durations."""
     if len(durations_s) == 0:
         return Spread(*(math.nan,) * 5)
@@ -74,27 +77,69 @@ def ratio_interval(
     same arrivals; pairs are drawn together. With fewer than some 8 pairs the interval is too
     narrow, and with one it is infinite. Raises ValueError for unpaired or non-positive data.
     """
+    above, below = _pairs(numerators, denominators)
+    _check_confidence(confidence)
+    if resamples < 1:
+        raise ValueError(f"need resamples >= 1, not {resamples}")
+    estimate = float(above.sum() / below.sum())
+    if len(above) == 1:
+        return Interval(estimate, -math.inf, math.inf)
+    ratios = _resampled_ratios(above, below, np.random.default_rng(seed), resamples)
+    return Interval(estimate, *_percentiles(ratios, confidence))
+
+
+def geometric_interval(
+    pairs: Sequence[tuple[ArrayLike, ArrayLike]],
+    *,
+    seed: int,
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+) -> Interval:
+    """The geometric mean over experiments of their ratios, with a percentile bootstrap interval.
+
+    Each of `pairs` is what `ratio_interval` takes; repetitions are drawn anew in each experiment,
+    the experiments themselves stay as they are. Infinite if one has a single repetition. Raises
+    ValueError for no experiment, or for a ratio that is not positive.
+    """
+    _check_confidence(confidence)
+    experiments = [_pairs(*pair) for pair in pairs]
+    if not experiments or any(above.sum() <= 0 for above, _ in experiments):
+        raise ValueError("need at least one ratio, and all of them positive")
+    logs = [math.log(above.sum() / below.sum()) for above, below in experiments]
+    estimate = math.exp(sum(logs) / len(logs))
+    if any(len(above) == 1 for above, _ in experiments):
+        return Interval(estimate, -math.inf, math.inf)
+    rng = np.random.default_rng(seed)
+    total = np.zeros(resamples)
+    for above, below in experiments:
+        total += np.log(_resampled_ratios(above, below, rng, resamples))
+    return Interval(estimate, *_percentiles(np.exp(total / len(experiments)), confidence))
+
+
+def _pairs(numerators: ArrayLike, denominators: ArrayLike) -> tuple[Floats, Floats]:
     above, below = _finite(numerators), _finite(denominators)
     if len(above) != len(below):
         raise ValueError(f"{len(above)} numerators and {len(below)} denominators are not pairs")
     if np.any(below <= 0):
         raise ValueError("denominators must be positive")
-    _check_confidence(confidence)
-    if resamples < 1:
-        raise ValueError(f"need resamples >= 1, not {resamples}")
-    estimate = float(above.sum() / below.sum())
+    return above, below
+
+
+def _resampled_ratios(
+    above: Floats, below: Floats, rng: np.random.Generator, resamples: int
+) -> Floats:
     count = len(above)
-    if count == 1:
-        return Interval(estimate, -math.inf, math.inf)
-    rng = np.random.default_rng(seed)
-    ratios: list[NDArray[np.float64]] = []
+    ratios: list[Floats] = []
     batch = max(1, _BOOTSTRAP_BATCH_ELEMENTS // count)
     for first in range(0, resamples, batch):
         picks = rng.integers(count, size=(min(batch, resamples - first), count))
         ratios.append(above[picks].sum(axis=1) / below[picks].sum(axis=1))
-    tails = (0.5 - confidence / 2, 0.5 + confidence / 2)
-    low, high = np.quantile(np.concatenate(ratios), tails)
-    return Interval(estimate, float(low), float(high))
+    return np.concatenate(ratios)
+
+
+def _percentiles(values: Floats, confidence: float) -> tuple[float, float]:
+    low, high = np.quantile(values, (0.5 - confidence / 2, 0.5 + confidence / 2))
+    return float(low), float(high)
 
 
 def t_quantile(probability: float, degrees: int) -> float:
@@ -154,7 +199,7 @@ def _beta_fraction(a: float, b: float, x: float) -> float:
     raise ArithmeticError(f"the beta fraction does not converge for {a}, {b}, {x}")
 
 
-def _finite(values: ArrayLike) -> NDArray[np.float64]:
+def _finite(values: ArrayLike) -> Floats:
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or len(array) == 0 or not np.all(np.isfinite(array)):
         raise ValueError("need a list of finite values, at least one")

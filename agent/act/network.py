@@ -6,9 +6,9 @@ Upstream: `agent.learn` hands over the arrays. Downstream: `agent.act.policy`.
 
 Per backend: FC, FC give x_j; mean and maximum of x over the backends and the service features are
 projected to a summary that is added to each x_j; GRU; FC, FC on the sum of the GRU's state and its
-input (memory corrects what is seen, it need not carry it); out come the mean and log standard
-deviation of a Gaussian. All parameters are shared by all backends, so N is free and order does not
-matter. Names and gate order (r, z, n) are torch's.
+input (memory corrects what is seen, it need not carry it); out come the means and log standard
+deviations of a Gaussian for each of ACTIONS. All parameters are shared by all backends, so N is
+free and order does not matter. Names and gate order (r, z, n) are torch's.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.observe import FEATURE_COUNT, SERVICE_COUNT
-from agent.settings import HIDDEN
+from agent.settings import ACTIONS, HIDDEN
 
 Float32 = NDArray[np.float32]
 Parameters = Mapping[str, Float32]
@@ -40,8 +40,8 @@ SHAPES: dict[str, tuple[int, ...]] = {
     "gru.bias_hh_l0": (3 * HIDDEN,),
     "decide1.weight": (HIDDEN, HIDDEN),
     "decide1.bias": (HIDDEN,),
-    "decide2.weight": (2, HIDDEN),
-    "decide2.bias": (2,),
+    "decide2.weight": (2 * len(ACTIONS), HIDDEN),
+    "decide2.bias": (2 * len(ACTIONS),),
 }
 
 
@@ -62,7 +62,10 @@ def fresh_parameters(seed: int) -> dict[str, Float32]:
         bound = 1.0 / np.sqrt(fan_in)
         parameters[name] = rng.uniform(-bound, bound, shape).astype(np.float32)
     parameters["decide2.weight"] *= np.float32(0.01)
-    parameters["decide2.bias"] = np.array([0.0, np.arctanh(0.1)], np.float32)
+    spreads = np.full(len(ACTIONS), np.arctanh(0.1))
+    parameters["decide2.bias"] = np.concatenate([np.zeros(len(ACTIONS)), spreads]).astype(
+        np.float32
+    )
     return parameters
 
 
@@ -105,7 +108,7 @@ class ActorNetwork:
     ) -> tuple[Float32, Float32, Float32]:
         """One step. features (N, F), service (S,), hidden (N, H), N >= 1.
 
-        Returns mean (N,), log_std (N,) within [LOG_STD_MIN, LOG_STD_MAX], hidden (N, H).
+        Returns mean (N, A), log_std (N, A) within [LOG_STD_MIN, LOG_STD_MAX], hidden (N, H).
         """
         x = np.maximum(features @ self._encode1[0] + self._encode1[1], 0.0)  # (N, H)
         x = np.maximum(x @ self._encode2[0] + self._encode2[1], 0.0)  # (N, H)
@@ -118,6 +121,7 @@ class ActorNetwork:
         new = np.tanh(gates_in[:, 2 * HIDDEN :] + reset * gates_h[:, 2 * HIDDEN :])
         hidden = (1.0 - update) * new + update * hidden  # (N, H)
         y = np.maximum((hidden + x) @ self._decide1[0] + self._decide1[1], 0.0)  # (N, H)
-        out = y @ self._decide2[0] + self._decide2[1]  # (N, 2)
-        log_std = LOG_STD_MIN + 0.5 * (LOG_STD_MAX - LOG_STD_MIN) * (np.tanh(out[:, 1]) + 1.0)
-        return out[:, 0], log_std.astype(np.float32), hidden.astype(np.float32)
+        out = y @ self._decide2[0] + self._decide2[1]  # (N, 2A)
+        mean, spread = out[:, : len(ACTIONS)], out[:, len(ACTIONS) :]
+        log_std = LOG_STD_MIN + 0.5 * (LOG_STD_MAX - LOG_STD_MIN) * (np.tanh(spread) + 1.0)
+        return mean, log_std.astype(np.float32), hidden.astype(np.float32)

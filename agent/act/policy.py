@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.act.network import ActorNetwork, Parameters
-from agent.act.weights import log_bound, log_factor, weights
-from agent.observe import Observation, carry
-from agent.settings import HIDDEN, PolicySettings
+from agent.act.weights import blend, log_bound, log_factor, offset, weights
+from agent.carry import carry
+from agent.observe import Observation
+from agent.settings import ACTIONS, HIDDEN, PolicySettings
 from shm.snapshot import Words
 
 Float32 = NDArray[np.float32]
@@ -34,7 +35,8 @@ _UNIT_ENTROPY_NATS: Final = 0.5 * math.log(2 * math.pi * math.e)  # of N(0, 1)
 class Action:
     """What the policy chose, rows in the observation's order.
 
-    u (N,) in (-1, 1), log_g (N,) centred, weights (N,), hidden (N, H) as it was before this step:
+    u (N, A) in (-1, 1), log_g (N,) centred, weights (N,), offset: what dispatch adds to q, the same
+    for all backends; hidden (N, H) as it was before this step:
     what a learner must start from to repeat it. entropy_nats: of the Gaussian before the squash,
     mean over the backends; None where an action is held.
     """
@@ -42,6 +44,7 @@ class Action:
     u: Float32
     log_g: Float64
     weights: Float64
+    offset: float
     hidden: Float32
     entropy_nats: float | None = None
 
@@ -55,8 +58,9 @@ class Policy:
         self._rng = np.random.default_rng(seed)
         self._identity = np.zeros(0, np.uint64)
         self._hidden = np.zeros((0, HIDDEN), np.float32)
-        self._noise = np.zeros(0, np.float32)
-        self._log_g: Float64 = np.zeros(0, np.float64)
+        self._noise = np.zeros((0, len(ACTIONS)), np.float32)
+        self._u = np.zeros((0, len(ACTIONS)), np.float32)
+        self._last = self._u
 
     @property
     def settings(self) -> PolicySettings:
@@ -71,13 +75,11 @@ class Policy:
         self._identity = self._identity[:0]
         self._hidden = self._hidden[:0]
         self._noise = self._noise[:0]
-        self._log_g = self._log_g[:0]
+        self._u, self._last = self._u[:0], self._last[:0]
 
     def last_action(self, identity: Words) -> Float32:
-        """log g of the last step over its bound, by identity (N,); 0 (neutral) if unknown."""
-        log_g = carry(identity, self._identity, self._log_g, np.zeros(identity.size))
-        action: Float32 = (log_g / log_bound(self._settings)).astype(np.float32)
-        return action
+        """The last action by identity (N, A), log g over its bound; 0 (neutral) if unknown."""
+        return self._aligned(identity, self._last)
 
     def act(self, observation: Observation, stochastic: bool) -> Action:
         """One step for N >= 1 backends; advances the memory.
@@ -93,41 +95,48 @@ class Policy:
             self._noise = self._next_noise(identity)
             u = np.tanh(mean + np.exp(log_std) * self._noise)
         else:
-            self._noise = self._aligned_noise(identity)
+            self._noise = self._aligned(identity, self._noise)
             u = np.tanh(mean)
         self._identity, self._hidden = identity, after
-        self._log_g = log_factor(u, self._settings)
-        a = weights(self._log_g, observation.latency_s, self._settings)
-        return Action(u, self._log_g, a, hidden, float(log_std.mean()) + _UNIT_ENTROPY_NATS)
+        entropy = float(log_std.mean()) + _UNIT_ENTROPY_NATS
+        return self._action(u, observation, hidden, entropy)
 
     def hold(self, observation: Observation) -> Action:
         """Repeat the last action for the backends there are now; memory and noise stand still."""
         identity = observation.identity
         hidden = self._aligned_hidden(identity)
-        log_g = carry(identity, self._identity, self._log_g, np.zeros(identity.size))
-        self._noise = self._aligned_noise(identity)
+        u = self._aligned(identity, self._u)
+        self._noise = self._aligned(identity, self._noise)
         self._identity, self._hidden = identity, hidden
-        self._log_g = log_g - log_g.mean() if log_g.size else log_g
-        u = (self._log_g / log_bound(self._settings)).astype(np.float32)
-        a = weights(self._log_g, observation.latency_s, self._settings)
-        return Action(u, self._log_g, a, hidden)
+        return self._action(u, observation, hidden, None)
+
+    def _action(
+        self, u: Float32, observation: Observation, hidden: Float32, entropy_nats: float | None
+    ) -> Action:
+        log_g = log_factor(u[:, 0], self._settings)
+        self._u, self._last = u, u.copy()
+        self._last[:, 0] = log_g / log_bound(self._settings)
+        latency_s = blend(observation.latency_s, u[:, 2])
+        a = weights(log_g, latency_s, self._settings)
+        return Action(u, log_g, a, offset(u[:, 1], self._settings), hidden, entropy_nats)
 
     def _aligned_hidden(self, identity: Words) -> Float32:
         missing = np.zeros((identity.size, HIDDEN), np.float32)
         return carry(identity, self._identity, self._hidden, missing)
 
-    def _aligned_noise(self, identity: Words) -> Float32:
-        missing = np.zeros(identity.size, np.float32)
-        return carry(identity, self._identity, self._noise, missing)
+    def _aligned(self, identity: Words, values: Float32) -> Float32:
+        missing = np.zeros((identity.size, len(ACTIONS)), np.float32)
+        return carry(identity, self._identity, values, missing)
 
     def _next_noise(self, identity: Words) -> Float32:
-        """N(0, 1) a backend (N,), correlated with its last; drawn in the order of identities."""
-        drawn = np.empty(identity.size, np.float32)
-        drawn[np.argsort(identity)] = self._rng.standard_normal(identity.size, np.float32)
+        """N(0, 1) (N, A), each correlated with its last; drawn in the order of identities."""
+        shape = (identity.size, len(ACTIONS))
+        drawn = np.empty(shape, np.float32)
+        drawn[np.argsort(identity)] = self._rng.standard_normal(shape, np.float32)
         # A backend that is new starts at its own draw, which has variance 1 from the beginning.
         before = carry(identity, self._identity, self._noise, drawn)
         known = np.isin(identity, self._identity)
         rho = np.float32(self._settings.noise_correlation)
         mixed = rho * before + np.sqrt(np.float32(1.0) - rho * rho) * drawn
-        noise: Float32 = np.where(known, mixed, drawn).astype(np.float32)
+        noise: Float32 = np.where(known[:, None], mixed, drawn).astype(np.float32)
         return noise

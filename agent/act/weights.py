@@ -52,6 +52,30 @@ def bounded(log_weight: Float64, width: float) -> Float64:
     return clipped
 
 
+def offset(u: Float32, settings: PolicySettings) -> float:
+    """b > 0, what is added to q: one for all backends. u (N,) in [-1, 1]; 1 at 0.
+
+    A small b makes the queue decide, a large one the weights: it stands for what a flow finds on a
+    server besides the flows that this balancer counts.
+    """
+    return float(np.exp(np.log(settings.offset_ratio) * u.mean())) if u.size else 1.0
+
+
+def blend(latency_s: Float64, u: Float32) -> Float64:
+    """L_j (N,) from its memories (N, K), in the logarithm, at the place that u (N,) names.
+
+    The mean of u runs from -1, the shortest memory, to 1, the longest.
+    """
+    memories = latency_s.shape[1]
+    place = 0.5 * (float(u.mean()) + 1.0) * (memories - 1) if u.size else 0.0
+    below = min(int(place), memories - 2)
+    share = place - below
+    low = np.maximum(latency_s[:, below], 1e-12)
+    high = np.maximum(latency_s[:, below + 1], 1e-12)
+    mixed: Float64 = np.exp((1.0 - share) * np.log(low) + share * np.log(high))
+    return np.where(latency_s[:, 0] > 0.0, mixed, 0.0)
+
+
 def weights(log_g: Float64, latency_s: Float64, settings: PolicySettings) -> Float64:
     """a_j = g_j base_j (N,): finite, positive, geometric mean 1, ratio at most max_ratio.
 

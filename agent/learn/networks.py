@@ -20,7 +20,7 @@ from torch.nn.functional import relu
 
 from agent.act.network import LOG_STD_MAX, LOG_STD_MIN, SUMMARY_INPUT, checked
 from agent.observe import FEATURE_COUNT
-from agent.settings import HIDDEN
+from agent.settings import ACTIONS, HIDDEN
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
@@ -66,13 +66,14 @@ class Actor(Memory):
     def __init__(self) -> None:
         super().__init__()
         self.decide1 = nn.Linear(HIDDEN, HIDDEN)
-        self.decide2 = nn.Linear(HIDDEN, 2)
+        self.decide2 = nn.Linear(HIDDEN, 2 * len(ACTIONS))
 
     def decide(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """memory (…, H) -> mean, log_std (…,), the latter in [LOG_STD_MIN, LOG_STD_MAX]."""
+        """memory (…, H) -> mean, log_std (…, A), the latter in [LOG_STD_MIN, LOG_STD_MAX]."""
         out = self.decide2(relu(self.decide1(memory)))
         span = 0.5 * (LOG_STD_MAX - LOG_STD_MIN)
-        return out[..., 0], LOG_STD_MIN + span * (torch.tanh(out[..., 1]) + 1.0)
+        mean, spread = out.chunk(2, -1)
+        return mean, LOG_STD_MIN + span * (torch.tanh(spread) + 1.0)
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
         """Copies of the parameters for `agent.act.network`."""
@@ -95,15 +96,19 @@ class Critic(Memory):
 
     def __init__(self) -> None:
         super().__init__()
-        self.judge1 = nn.Linear(HIDDEN + 1, HIDDEN)
+        self.judge1 = nn.Linear(HIDDEN + len(ACTIONS), HIDDEN)
         self.judge2 = nn.Linear(HIDDEN, 1)
 
     def heads(self, memory: Tensor, u: Tensor, mask: Tensor) -> Tensor:
-        """memory (T, B, N, H), u (T, B, N), mask (B, N) -> a value a backend (T, B, N).
+        """memory (T, B, N, H), u (T, B, N, A), mask (B, N) -> a value a backend (T, B, N).
 
-        u is centred over the backends, as the weights are: a common shift changes nothing.
+        Of u the critic sees what counts: the factor centred over the backends, as the weights are,
+        and of the rest the mean over them.
         """
-        centred = u - masked_mean(u, mask).unsqueeze(-1)
-        x = torch.cat((memory, centred.unsqueeze(-1)), -1)  # (T, B, N, H + 1)
+        share = (mask / mask.sum(-1, keepdim=True)).unsqueeze(-1)  # (B, N, 1)
+        mean = (u * share).sum(2, keepdim=True)  # (T, B, 1, A)
+        factor = u[..., :1] - mean[..., :1]
+        rest = mean[..., 1:].expand(*factor.shape[:-1], -1)
+        x = torch.cat((memory, factor, rest), -1)  # (T, B, N, H + A)
         heads: Tensor = self.judge2(relu(self.judge1(x))).squeeze(-1)  # (T, B, N)
         return heads

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.observe import FEATURE_COUNT, SERVICE_COUNT
-from agent.settings import HIDDEN
+from agent.settings import ACTIONS, HIDDEN
 from agent.steps import Step
 
 Float32 = NDArray[np.float32]
@@ -28,7 +28,7 @@ class Batch:
     """B chunks of T actions and T + 1 observations, time first, backends padded to N.
 
     features (T+1, B, N, F), service (T+1, B, S), mask (B, N), hidden (B, N, H) of the actor before
-    the first step, u (T, B, N), reward (T, B, N): reward[t] is what followed
+    the first step, u (T, B, N, A), reward (T, B, N): reward[t] is what followed
     u[t], shared out over the backends.
     """
 
@@ -48,7 +48,7 @@ class Replay:
         self._features = np.zeros((capacity, max_backends, FEATURE_COUNT), np.float32)
         self._service = np.zeros((capacity, SERVICE_COUNT), np.float32)
         self._hidden = np.zeros((capacity, max_backends, HIDDEN), np.float32)
-        self._u = np.zeros((capacity, max_backends), np.float32)
+        self._u = np.zeros((capacity, max_backends, len(ACTIONS)), np.float32)
         self._reward = np.zeros((capacity, max_backends), np.float32)
         self._count = np.zeros(capacity, np.int64)
         self._run = np.zeros(capacity, np.int64)  # steps of the same sequence that end here

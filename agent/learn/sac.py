@@ -97,7 +97,7 @@ class Learner:
         chunk = self.prepare(batch)
         mean, log_std = self.actor.decide(chunk.actor)
         noise = torch.randn(mean.shape, generator=self.generator)
-        u, log_pi = squash(mean, log_std, noise)  # (T+1, B, N) each
+        u, log_pi = squash(mean, log_std, noise)  # (T+1, B, N, A), (T+1, B, N)
 
         critic_loss = self.critic_loss(chunk, u, log_pi)
         self._descend("critics", critic_loss)
@@ -142,7 +142,7 @@ class Learner:
         )
 
     def critic_loss(self, chunk: Chunk, u: Tensor, log_pi: Tensor) -> Tensor:
-        """Soft Bellman error of both critics, Huber. u, log_pi (T+1, B, N).
+        """Soft Bellman error of both critics, Huber. u (T+1, B, N, A), log_pi (T+1, B, N).
 
         Head by head: each backend's head answers for its share of the reward, and the mean over
         heads, Q, for the whole. Rewards are centred on their running mean: in a task without end
@@ -175,7 +175,7 @@ class Learner:
             for critic, memory in zip(self._online_critics(), chunk.critics, strict=True)
         )
         q = torch.minimum(q1, q2)
-        pull = self.settings.neutral_pull * mean.square()
+        pull = self.settings.neutral_pull * mean.square().mean(-1)
         loss = _mean(self.log_alpha.detach().exp() * log_pi - q + pull, chunk.mask)
         return loss, _mean(q.detach(), chunk.mask)
 
@@ -231,12 +231,12 @@ class Learner:
 
 
 def squash(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """u = tanh(mean + std noise) and log pi(u), elementwise."""
+    """u = tanh(mean + std noise) (…, A), and log pi(u) (…,), a mean over a backend's actions."""
     x = mean + log_std.exp() * noise
     log_normal = -0.5 * noise.square() - log_std - 0.5 * math.log(2.0 * math.pi)
     # log(1 - tanh(x)^2) without cancellation for large |x|.
     log_slope = 2.0 * (math.log(2.0) - x - nn.functional.softplus(-2.0 * x))
-    return torch.tanh(x), log_normal - log_slope
+    return torch.tanh(x), (log_normal - log_slope).mean(-1)
 
 
 def _mean(values: Tensor, mask: Tensor) -> Tensor:

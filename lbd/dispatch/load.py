@@ -20,7 +20,8 @@ class Load:
     flows: q, one vector a worker; their sum counts. waiting, waiting_start_ns: of the flows that
     wait for their first server byte, likewise. usable: slots that may be chosen, ascending.
     weight: positive; of the slots not usable it is meaningless. share: positive, the part of its
-    fair share of flows that a backend gets, 1 unless it starts slowly or asked for less.
+    fair share of flows that a backend gets, 1 unless it starts slowly or asked for less. offset:
+    positive, what rules by weight add to q: 1, the flow to come, unless an agent knows better.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Load:
         self.usable = list(usable)
         self.weight = np.asarray(weight, dtype=np.float64)
         self.share: Vector = np.ones(self.slots)
+        self.offset = 1.0
 
     @classmethod
     def of(cls, flows: Sequence[float], weight: Sequence[float] | None = None) -> Load:

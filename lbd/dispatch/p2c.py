@@ -35,6 +35,6 @@ class TwoChoices(Policy):
             second += 1
         a, b = usable[first], usable[second]
         # Either order is equally likely, so a tie is broken at random by taking the first.
-        score_a = (load.q(a) + 1.0) * self._part[b]
-        score_b = (load.q(b) + 1.0) * self._part[a]
+        score_a = (load.q(a) + load.offset) * self._part[b]
+        score_b = (load.q(b) + load.offset) * self._part[a]
         return a if score_a <= score_b else b

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection
-from functools import lru_cache
+from functools import cache, lru_cache
 from random import getrandbits
 from typing import ClassVar, Final, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lbd.dispatch.load import Load, Vector
 
@@ -79,14 +80,28 @@ _TIE_BITS: Final = 12
 
 
 @lru_cache(maxsize=8)
+def tie_row(slots: int) -> Vector:
+    """The long row of numbers just above 1, of which each choice takes a window of `slots`."""
+    return 1.0 + 1e-9 * np.random.default_rng(0x5ED).random((1 << 16) + slots)
+
+
+@cache
+def tie_starts() -> NDArray[np.int64]:
+    """Where the windows begin, 2^12 of them."""
+    return np.random.default_rng(0x71E).integers(0, 1 << 16, 1 << _TIE_BITS)
+
+
+def _windows(row: Vector, slots: int) -> list[Vector]:
+    return [row[at : at + slots] for at in tie_starts()]
+
+
+@lru_cache(maxsize=8)
 def _tie_windows(slots: int) -> list[Vector]:
-    rng = np.random.default_rng(0x5ED)
-    row = 1.0 + 1e-9 * rng.random((1 << 16) + slots)
-    return [row[at : at + slots] for at in rng.integers(0, 1 << 16, 1 << _TIE_BITS)]
+    return _windows(tie_row(slots), slots)
 
 
 class LeastScore(Policy):
-    """argmin over usable backends of (q + 1) * cost, ties at random.
+    """argmin over usable backends of (q + b) * cost, ties at random; b is 1, or `load.offset`.
 
     q is summed over the workers at each choice, straight from their live rows: nothing is kept up
     to date beside them. `cost` (slots,) is infinite for what may not be chosen.
@@ -98,6 +113,8 @@ class LeastScore(Policy):
         self._score: Vector = np.zeros(load.slots)
         self._argmin = self._score.argmin
         self._ties = _tie_windows(load.slots)
+        self._offset = 1.0
+        self._row: Vector | None = None
         self._first = load.flows[0]
         self._rest = load.flows[1:]
         self.refresh()
@@ -107,6 +124,17 @@ class LeastScore(Policy):
         self._share: list[float] = share.tolist()
         self.cost.fill(np.inf)
         self.cost[usable] = self.costs()[usable] / share[usable]
+        if self.load.offset != self._offset:
+            self._rescale(self.load.offset)
+
+    def _rescale(self, offset: float) -> None:
+        """Windows of a row about b instead of 1: some 30 us a step of the agent, nothing a flow."""
+        row = tie_row(self.load.slots)
+        if self._row is None:
+            self._row = row.copy()
+            self._ties = _windows(self._row, self.load.slots)
+        np.multiply(row, offset, out=self._row)
+        self._offset = offset
 
     @abstractmethod
     def costs(self) -> Vector:
@@ -115,7 +143,7 @@ class LeastScore(Policy):
     def scores(self) -> list[Score] | None:
         if not self._score.any():
             return None
-        now = (self._first + sum(self._rest) + 1.0) * self.cost
+        now = (self._first + sum(self._rest) + self._offset) * self.cost
         return [Score(*pair) for pair in zip(self._score.tolist(), now.tolist(), strict=True)]
 
     def choose(self, now_ns: int, key: int) -> int:

@@ -16,9 +16,10 @@ from random import random
 from time import monotonic_ns
 from typing import Final, Literal
 
+import numpy as np
+
 from config.address import Address
-from config.health import Check, Feedback, Probe
-from config.schema import Service
+from config.health import Check, Feedback, Health, Probe
 from lbd.health import probe
 from lbd.health.ejection import Counts, Ejector
 from lbd.health.feedback import Feedback as Said
@@ -28,7 +29,15 @@ from lbd.health.verdict import Verdict
 from shm import layout as lo
 from shm.reader import Reader
 from shm.region import Region, SlotEntry
-from shm.states import UNHEALTHY, WITHDRAWN, Flag, StateWriter, label
+from shm.states import (
+    FEEDBACK_WITHDRAWN,
+    UNHEALTHY,
+    WITHDRAWN,
+    Flag,
+    StateWriter,
+    label,
+    state_rows,
+)
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +45,8 @@ Order = Literal["ready", "drain", "maint"]
 FLAG_OF: Final = {"drain": Flag.DRAIN, "maint": Flag.MAINT}
 _DOWN: Final = Flag.CHECK_DOWN | Flag.FEEDBACK_DOWN
 _OUT: Final = UNHEALTHY | WITHDRAWN
+FOUND: Final = UNHEALTHY | FEEDBACK_WITHDRAWN
+"""What is found out, as against what is ordered."""
 _IN_MAINT: Final = Flag.MAINT | Flag.FEEDBACK_MAINT
 
 
@@ -57,16 +68,28 @@ class _Backend:
 class Monitor:
     """Lives in the supervisor's loop; `tick` is to be called several times a second."""
 
-    def __init__(self, config: Service, region: Region) -> None:
-        self._config = config
-        self._rule = config.health
+    def __init__(self, region: Region, states: StateWriter) -> None:
         self._region = region
         self._reader = Reader(region)
-        self._states = StateWriter(region, self._rule.panic_below)
-        self._ejector = Ejector(self._rule.passive) if self._rule.passive else None
+        self._states = states
+        self._flags = state_rows(region)[lo.STATE["flags"]]
+        self._rule: Health | None = None
+        self._ejector: Ejector | None = None
         self._backends: dict[int, _Backend] = {}
-        for entry in region.entries():
-            self._welcome(entry)
+
+    def configure(self, rule: Health, now_ns: int) -> None:
+        """Go by `rule` from now on; what was found by another one counts no more."""
+        if rule == self._rule:
+            self._follow(now_ns)
+            return
+        first, self._rule = self._rule is None, rule
+        self.close()
+        self._backends.clear()
+        for slot in self._slots():
+            self._states.clear(slot, FOUND, now_ns)
+        self._states.panic_below = rule.panic_below
+        self._ejector = Ejector(rule.passive) if rule.passive else None
+        self._follow(now_ns, cold=not first)
 
     def tick(self, now_ns: int) -> None:
         """Follow the backends that come and go, the flows' news, and the clock."""
@@ -78,7 +101,8 @@ class Monitor:
 
     def close(self) -> None:
         for backend in self._backends.values():
-            _stop(backend)
+            for task in backend.tasks:
+                task.cancel()
 
     # -- an operator's orders
 
@@ -90,7 +114,7 @@ class Monitor:
         the server's own word still count.
         """
         backend = self._named(name)
-        log.info("service %s: backend %s: %s ordered", self._config.name, name, state)
+        self._tell(backend, f"is ordered to be {state}")
         wanted = FLAG_OF.get(state)
         for flag in FLAG_OF.values():
             if flag is wanted:
@@ -117,30 +141,35 @@ class Monitor:
 
     # -- backends come and go
 
-    def _follow(self, now_ns: int) -> None:
-        entries = {entry.slot: entry for entry in self._region.entries()}
-        for slot, backend in list(self._backends.items()):
-            if slot not in entries or entries[slot].identity != backend.identity:
-                _stop(self._backends.pop(slot))
-        for slot, entry in entries.items():
-            if slot not in self._backends:
-                newcomer = self._welcome(entry)
-                # It has not been there from the start: it is cold, as one that comes back.
-                newcomer.out = True
-                self._states.refresh()
+    def _slots(self) -> list[int]:
+        """Those whose backends are to stay."""
+        active = self._region.active_slots()
+        return [int(slot) for slot in active[self._flags[active] & np.uint64(Flag.LEAVING) == 0]]
 
-    def _welcome(self, entry: SlotEntry) -> _Backend:
-        address = Address.parse(entry.address)
-        backend = _Backend(entry.slot, entry.identity, entry.name, address)
+    def _follow(self, now_ns: int, cold: bool = True) -> None:
+        """`cold`: who is new was not there from the start, and begins as one that comes back."""
+        identities = self._region.identities()
+        present = {slot: int(identities[slot]) for slot in self._slots()}
+        if present == {slot: backend.identity for slot, backend in self._backends.items()}:
+            return
+        for slot, backend in list(self._backends.items()):
+            if present.get(slot) != backend.identity:
+                for task in self._backends.pop(slot).tasks:
+                    task.cancel()
+        for slot in present.keys() - self._backends.keys():
+            self._welcome(self._region.entry(slot), cold)
+        self._states.refresh()
+
+    def _welcome(self, entry: SlotEntry, cold: bool) -> None:
+        assert self._rule is not None
+        backend = _Backend(entry.slot, entry.identity, entry.name, Address.parse(entry.address))
+        backend.out = cold
         self._backends[entry.slot] = backend
-        most = {b.name: b.max_connections for b in self._config.backends}.get(entry.name)
-        if most is not None:
-            self._states.limit(entry.slot, most)
-        if self._rule.check is not None:
-            self._watch(backend, self._rule.check, self._checker(backend, self._rule.check))
-        if self._rule.feedback is not None and address.kind == "tcp":
-            self._watch(backend, self._rule.feedback, self._asker(backend, self._rule.feedback))
-        return backend
+        check, feedback = self._rule.check, self._rule.feedback
+        if check is not None:
+            self._watch(backend, check, self._checker(backend, check), _IN_MAINT)
+        if feedback is not None and backend.address.kind == "tcp":
+            self._watch(backend, feedback, self._asker(backend, feedback), Flag(0))
 
     # -- what flows tell
 
@@ -173,6 +202,7 @@ class Monitor:
 
     def _settle(self, backend: _Backend, now_ns: int) -> None:
         """Share, slow start and the deadline of open flows, from the flags and the clock."""
+        assert self._rule is not None
         flags = self._states.flags(backend.slot)
         if flags & Flag.LEAVING:
             return
@@ -199,27 +229,30 @@ class Monitor:
             self._states.end_by(backend.slot, deadline_ns)
 
     def _tell(self, backend: _Backend, what: str) -> None:
-        log.warning("service %s: backend %s %s", self._config.name, backend.name, what)
+        log.warning("service %s: backend %s %s", self._region.service, backend.name, what)
 
     # -- active checks and feedback
 
-    def _watch(self, backend: _Backend, rule: Probe, step: Callable[[], Awaitable[int]]) -> None:
-        backend.tasks.append(asyncio.create_task(self._repeat(backend, rule, step)))
+    def _watch(
+        self, backend: _Backend, rule: Probe, step: Callable[[], Awaitable[int]], unless: Flag
+    ) -> None:
+        backend.tasks.append(asyncio.create_task(self._repeat(backend, rule, step, unless)))
 
     async def _repeat(
-        self, backend: _Backend, rule: Probe, step: Callable[[], Awaitable[int]]
+        self, backend: _Backend, rule: Probe, step: Callable[[], Awaitable[int]], unless: Flag
     ) -> None:
-        """`step` for ever; it returns the milliseconds to the next."""
+        """`step` for ever, but for when the backend has a flag of `unless`; it returns the
+        milliseconds to the next."""
         pause_ms = rule.interval_ms * rule.jitter * random()
         while True:
             await asyncio.sleep(pause_ms * 1e-3)
             next_ms = rule.interval_ms
-            if not self._states.flags(backend.slot) & _IN_MAINT or rule is self._rule.feedback:
+            if not self._states.flags(backend.slot) & unless:
                 try:
                     next_ms = await step()
                 except Exception:
                     # A fault of ours must not leave the backend unwatched.
-                    log.critical("service %s: watching a backend", self._config.name, exc_info=True)
+                    log.critical("backend %s cannot be watched", backend.name, exc_info=True)
             pause_ms = next_ms * (1.0 + rule.jitter * (2.0 * random() - 1.0))
 
     def _checker(self, backend: _Backend, rule: Check) -> Callable[[], Awaitable[int]]:
@@ -278,8 +311,3 @@ class Monitor:
         if before != after:
             self._tell(backend, f"says of itself: {after} {said.reason}".rstrip())
         self._settle(backend, now_ns)
-
-
-def _stop(backend: _Backend) -> None:
-    for task in backend.tasks:
-        task.cancel()

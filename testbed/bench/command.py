@@ -24,6 +24,7 @@ BENCHES = {
     "torn": "testbed.bench.torn",
     "gradient": "testbed.bench.gradient",
     "learning": "testbed.bench.learning",
+    "sim": "testbed.bench.sim",
 }
 
 WORDS = ("policy", "case", "kind", "killed", "note")

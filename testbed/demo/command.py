@@ -17,7 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     default = {field.name: field.default for field in fields(Scenario)}
     parser.add_argument("--utilisation", type=float, default=default["utilisation"])
-    parser.add_argument("--learn-s", type=float, default=default["learn_s"], metavar="SECONDS")
+    parser.add_argument("--learn", action="store_true", help="the agent goes on learning")
+    parser.add_argument("--warm-s", type=float, metavar="SECONDS", help="before the comparison")
     parser.add_argument("--run-s", type=float, default=default["run_s"], metavar="SECONDS")
     parser.add_argument("--repetitions", type=int, default=default["repetitions"])
     parser.add_argument("--seed", type=int, default=default["seed"])
@@ -26,8 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """0, or 1 where a process failed."""
-    from testbed.demo.compare import Comparer
-    from testbed.demo.figures import table
+    from testbed.demo.compare import CHANGED, CONFIGURED, Comparer
+    from testbed.demo.figures import settled_s, table
     from testbed.demo.report import write
     from testbed.demo.scenario import Scenario
     from testbed.demo.screen import Screen, results
@@ -37,7 +38,8 @@ def run(args: argparse.Namespace) -> int:
     unwind_on_signals()
     scenario = Scenario(
         utilisation=args.utilisation,
-        learn_s=args.learn_s,
+        learn=args.learn,
+        warm_s=args.warm_s if args.warm_s is not None else (50.0 if args.learn else 5.0),
         run_s=args.run_s,
         repetitions=args.repetitions,
         seed=args.seed,
@@ -45,8 +47,8 @@ def run(args: argparse.Namespace) -> int:
     screen = Screen(scenario)
     screen.console.print(
         f"{len(scenario.speeds)} backends, lbd with 2 workers, the agent, "
-        f"{scenario.rate_per_s:.0f} requests a second; the agent learns for "
-        f"{scenario.learn_s:g} s, then {scenario.repetitions} comparisons"
+        f"{scenario.rate_per_s:.0f} requests a second; {scenario.repetitions} comparisons with "
+        f"the speeds as they were configured, {scenario.repetitions} after they have changed"
     )
     try:
         with Stack(scenario.stack()) as stack, screen:
@@ -54,6 +56,10 @@ def run(args: argparse.Namespace) -> int:
     except ChildError as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
-    screen.console.print(results(table(comparison)))
+    for part in (CONFIGURED, CHANGED):
+        screen.console.print(results(table(comparison, part), part))
+    for part, seconds in settled_s(comparison).items():
+        text = "not told" if seconds is None else f"after {seconds:.1f} s under load"
+        screen.console.print(f"{part}: the agent's weights were where they stayed {text}")
     screen.console.print(f"report: {write(comparison, args.report)}")
     return 0

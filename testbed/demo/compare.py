@@ -1,4 +1,4 @@
-"""Runs the comparison: the agent learns, then every method gets the same arrivals in turn.
+"""Runs the comparison: the agent warms up, then every method gets the same arrivals in turn.
 
 Lives here: the order of things and what is kept of them. Never here: display, plots.
 """
@@ -20,14 +20,18 @@ from testbed.processes import ChildError
 from testbed.stack import ServiceSpec, Stack
 from testbed.watch import View, Watch
 
+CONFIGURED = "as configured"
+CHANGED = "changed"
+
 LOOK_S = 0.25
 GRACE_S = 45.0
 
 
 @dataclass(frozen=True)
 class Run:
-    """One method, one repetition."""
+    """One method, one repetition of one part: 'as configured' or 'changed'."""
 
+    part: str
     method: str
     repetition: int
     result: Result
@@ -36,15 +40,18 @@ class Run:
 
 @dataclass
 class Comparison:
-    """All that was measured. weights: (seconds since the start, (N,) weights) of the agent."""
+    """All that was measured. weights: (seconds since the start, (N,) weights) of the agent.
+
+    changed_s: seconds since the start at which the speeds changed, None before.
+    """
 
     scenario: Scenario
     runs: list[Run] = field(default_factory=list)
     weights: list[tuple[float, NDArray[np.float64]]] = field(default_factory=list)
-    learning: Result | None = None
+    changed_s: float | None = None
 
-    def of(self, method: str) -> list[Run]:
-        return [run for run in self.runs if run.method == method]
+    def of(self, method: str, part: str = CONFIGURED) -> list[Run]:
+        return [run for run in self.runs if (run.method, run.part) == (method, part)]
 
 
 OnLook = Callable[[str, str, View], None]
@@ -68,20 +75,29 @@ class Comparer:
         """Raises ChildError where a process of the stack fails."""
         scenario = self._scenario
         agent = next(method for method in METHODS if method.agent)
-        if scenario.learn_s > 0:
-            learning, _ = self._load("learning", agent, scenario.learn_s, seed=scenario.seed)
-            self.comparison.learning = learning
-        for repetition in range(scenario.repetitions):
-            phase = f"comparison {repetition + 1} of {scenario.repetitions}"
-            # Another order each time: what the machine does meanwhile hits another method.
-            turn = repetition % len(METHODS)
-            for method in METHODS[turn:] + METHODS[:turn]:
-                seed = scenario.seed + 1000 + repetition
-                result, share = self._load(phase, method, scenario.run_s, seed)
-                run = Run(method.name, repetition, result, share)
-                self.comparison.runs.append(run)
-                self._on_run(run)
+        if scenario.warm_s > 0:
+            self._load("warming up", agent, scenario.warm_s, seed=scenario.seed)
+        for part, speeds in ((CONFIGURED, scenario.speeds), (CHANGED, scenario.changed)):
+            if part == CHANGED:
+                self.comparison.changed_s = time.monotonic() - self._start_s
+                for name, speed in speeds.items():
+                    self._stack.set_speed(name, speed)
+            for repetition in range(scenario.repetitions):
+                self._repeat(part, repetition)
         return self.comparison
+
+    def _repeat(self, part: str, repetition: int) -> None:
+        """Every method once, on the same arrivals."""
+        scenario = self._scenario
+        phase = f"{part}, {repetition + 1} of {scenario.repetitions}"
+        # Another order each time: what the machine does meanwhile hits another method.
+        turn = repetition % len(METHODS)
+        for method in METHODS[turn:] + METHODS[:turn]:
+            seed = scenario.seed + 1000 + repetition
+            result, share = self._load(phase, method, scenario.run_s, seed)
+            run = Run(part, method.name, repetition, result, share)
+            self.comparison.runs.append(run)
+            self._on_run(run)
 
     def _load(
         self, phase: str, method: ServiceSpec, duration_s: float, seed: int

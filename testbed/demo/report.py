@@ -22,16 +22,18 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from testbed.demo.compare import Comparison
-from testbed.demo.figures import Row, table
+from testbed.demo.compare import CHANGED, CONFIGURED, Comparison
+from testbed.demo.figures import Row, settled_s, table
 from testbed.demo.scenario import METHODS, TITLES
 from testbed.stats import Interval
+
+Parts = dict[str, list[Row]]
 
 
 def write(comparison: Comparison, folder: Path) -> Path:
     """Write everything; returns the page's path."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows = table(comparison)
+    rows = {part: table(comparison, part) for part in (CONFIGURED, CHANGED)}
     _save(_cdf(comparison), folder / "latency.png")
     _save(_weights(comparison), folder / "weights.png")
     _save(_share(comparison), folder / "share.png")
@@ -41,14 +43,16 @@ def write(comparison: Comparison, folder: Path) -> Path:
     return page
 
 
-def _figures(comparison: Comparison, rows: list[Row]) -> dict[str, Any]:
+def _figures(comparison: Comparison, rows: Parts) -> dict[str, Any]:
     return {
         "lbd": version("lbd"),
         "python": platform.python_version(),
         "machine": platform.machine(),
         "scenario": asdict(comparison.scenario),
         "rate_per_s": comparison.scenario.rate_per_s,
-        "methods": [asdict(row) for row in rows],
+        "changed_s": comparison.changed_s,
+        "weights_settled_s": settled_s(comparison),
+        "methods": {part: [asdict(row) for row in found] for part, found in rows.items()},
     }
 
 
@@ -79,7 +83,12 @@ def _weights(comparison: Comparison) -> Figure:
         for row, (name, speed) in enumerate(speeds.items()):
             label = f"{name} (speed {speed:g})"
             axes.plot(at_s, weights[:, row], label=label, color=shades[row], linewidth=1)
-    axes.set(yscale="log", xlabel="seconds; only while the agent's service is under load")
+    if comparison.changed_s is not None:
+        axes.axvline(comparison.changed_s, color="black", linewidth=0.8, linestyle=":")
+    axes.set(
+        yscale="log",
+        xlabel="s; dotted: the speeds change; only under load",
+    )
     axes.set_ylabel("weight, mean 1")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
@@ -122,11 +131,7 @@ img { max-width: 100% }
 </style>
 <h1>lbd demo</h1>
 <p>$about</p>
-<table>
-<tr><th>method</th><th>mean ms (95 %)</th><th>p50</th><th>p90</th><th>p99 (95 %)</th>
-<th>mean to SED true</th><th>failed</th><th>runs with a punctual generator</th></tr>
-$rows
-</table>
+$tables
 <h2>Latency</h2><img src="latency.png" alt="distribution of latency by method">
 <h2>The agent's weights</h2><img src="weights.png" alt="weights over time">
 <h2>Share of requests against share of capacity</h2><img src="share.png" alt="shares by backend">
@@ -134,18 +139,33 @@ $rows
 """)
 
 
-def _page(comparison: Comparison, rows: list[Row]) -> str:
+def _page(comparison: Comparison, rows: Parts) -> str:
     scenario = comparison.scenario
     speeds = ", ".join(f"{speed:g}" for speed in scenario.speeds.values())
+    agent = (
+        "began with the policy that comes with it and went on learning"
+        if scenario.learn
+        else "had the policy that comes with it and no configuration"
+    )
     about = (
         f"{len(scenario.speeds)} backends with speeds {speeds}; {scenario.rate_per_s:.0f} requests "
         f"a second, {scenario.utilisation:.0%} of the capacity; Poisson arrivals, exponential "
         f"work; {scenario.repetitions} repetitions of {scenario.run_s:g} s, the same arrivals for "
-        f"every method within one. The agent had no checkpoint; its weights began as 1 / latency "
-        f"(its base), and what it learned is a factor on that, at most 4:1. It learned for "
-        f"{scenario.learn_s:g} s before the comparison, and went on learning and exploring in it."
+        f"every method within one. The agent {agent}. In the second part the speeds had changed to "
+        f"{', '.join(f'{speed:g}' for speed in scenario.changed.values())}, and nobody had told "
+        f"any method."
     )
-    return _PAGE.substitute(about=html.escape(about), rows="\n".join(map(_row, rows)))
+    tables = "".join(
+        f"<h2>{html.escape(part)}</h2><table>{_HEAD}{''.join(map(_row, found))}</table>"
+        for part, found in rows.items()
+    )
+    return _PAGE.substitute(about=html.escape(about), tables=tables)
+
+
+_HEAD = (
+    "<tr><th>method</th><th>mean ms (95 %)</th><th>p50</th><th>p90</th><th>p99 (95 %)</th>"
+    "<th>mean to SED, first weights</th><th>failed</th><th>runs with a punctual generator</th></tr>"
+)
 
 
 def _row(row: Row) -> str:

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from testbed.demo.compare import Comparison, Run
+from testbed.demo.compare import CONFIGURED, Comparison, Run
 from testbed.demo.figures import Row, table
 from testbed.demo.scenario import METHODS, TITLES, Scenario
 from testbed.stats import Interval
@@ -79,10 +79,10 @@ class Screen:
         return shown
 
 
-def results(rows: list[Row]) -> Table:
+def results(rows: list[Row], part: str = CONFIGURED) -> Table:
     """The comparison so far; milliseconds."""
-    shown = Table(title="latency in ms, the same arrivals for all; 95 % intervals")
-    for name in ("method", "mean", "p50", "p90", "p99", "to SED true", "failed", "runs"):
+    shown = Table(title=f"{part}: latency in ms, the same arrivals for all; 95 % intervals")
+    for name in ("method", "mean", "p50", "p90", "p99", "to SED", "failed", "runs"):
         shown.add_column(name, justify="left" if name == "method" else "right")
     by_method = {row.method: row for row in rows}
     for method in METHODS:

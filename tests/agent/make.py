@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from agent.observe import FEATURE_COUNT, SERVICE_COUNT
-from agent.settings import HIDDEN
+from agent.settings import ACTIONS, HIDDEN
 from agent.steps import Step
 from shm.snapshot import Samples, Snapshot
 
@@ -68,6 +68,6 @@ def step(number: int, count: int, rng: np.random.Generator) -> Step:
         normal((count, FEATURE_COUNT), np.float32),
         normal(SERVICE_COUNT, np.float32),
         normal((count, HIDDEN), np.float32),
-        np.tanh(normal(count, np.float32)),
+        np.tanh(normal((count, len(ACTIONS)), np.float32)),
         normal(count, np.float32),
     )

@@ -39,6 +39,8 @@ def test_defaults_are_the_documented_ones() -> None:
     assert Config(services=(WEB,)).model_dump() == {
         "workers": 1,
         "metrics": None,
+        "api": None,
+        "log": {"file": None, "format": "text", "pending_lines": 10000},
         "services": (
             {
                 "name": "web",
@@ -77,6 +79,7 @@ def test_defaults_are_the_documented_ones() -> None:
                     "budget_per_s": 10,
                 },
                 "queue": {"size": 1000, "timeout_ms": 5000},
+                "flow_log": None,
                 "backends": (
                     {
                         "name": "a",

@@ -94,7 +94,8 @@ def client() -> socket.socket:
 
 
 def test_a_waiting_room_is_first_come_first_served_and_bounded(client: socket.socket) -> None:
-    room = WaitingRoom(2, 5 * S)
+    room = WaitingRoom()
+    room.bound(2, 5 * S)
     assert not room.overdue(10**18)
     assert room.enter(Waiting(client, 1, 0))
     assert room.enter(Waiting(client, 2, 3 * S))
@@ -104,4 +105,5 @@ def test_a_waiting_room_is_first_come_first_served_and_bounded(client: socket.so
     assert room.first().key == room.leave().key == 1
     assert not room.overdue(5 * S + 1)
     assert room.leave().key == 2
-    assert not WaitingRoom(0, S).enter(Waiting(client, 1, 0))
+    room.bound(0, S)
+    assert not room.enter(Waiting(client, 1, 0))

@@ -42,7 +42,7 @@ import numpy as np
 
 from shm import segment
 from shm.frames import FrameRing
-from shm.layout import FRAME_HEAD_WORDS, SAMPLE_WORDS, WEIGHT_HEAD_WORDS, Layout
+from shm.layout import FRAME_HEAD_WORDS, SAMPLE_WORDS, W_OFFSET, WEIGHT_HEAD_WORDS, Layout
 from shm.region import Region
 from shm.reservoir import read_samples
 from shm.weights import AgentBlock
@@ -183,7 +183,7 @@ def _whole_weights(layout: Layout, generation: int) -> Callable[[np.ndarray], bo
         number = int(frame[0])
         start = np.uint64(number * FACTOR & MASK)
         return bool(
-            frame[1:WEIGHT_HEAD_WORDS].tolist() == [generation, number, number + 1]
+            frame[1:W_OFFSET].tolist() == [generation, number, number + 1]
             and (frame[identities] - order == start).all()
             and (frame[identities.stop :].view("<f8") - weight_order == number).all()
         )

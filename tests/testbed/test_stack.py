@@ -14,7 +14,7 @@ from shm import segment
 from shm.reader import Reader
 from shm.weights import newest_weights
 from testbed.bench import restart
-from testbed.demo.compare import Comparer
+from testbed.demo.compare import CHANGED, CONFIGURED, Comparer
 from testbed.demo.figures import table
 from testbed.demo.report import write
 from testbed.demo.scenario import METHODS, Scenario
@@ -73,14 +73,15 @@ def test_after_kill_9_in_any_order_weights_flow_again(order):
 
 
 def test_the_demo_compares_all_methods_and_leaves_a_report(tmp_path):
-    scenario = Scenario(utilisation=0.3, learn_s=0.0, run_s=1.0, repetitions=2)
+    scenario = Scenario(utilisation=0.3, warm_s=0.0, run_s=1.0, repetitions=2)
     looks = []
     with Stack(scenario.stack()) as stack:
         comparer = Comparer(stack, scenario, lambda *look: looks.append(look), lambda run: None)
         comparison = comparer.run()
-    rows = table(comparison)
-    assert [row.method for row in rows] == [method.name for method in METHODS]
-    assert all(row.repetitions == 2 and row.requests > 0 for row in rows)
+    for part in (CONFIGURED, CHANGED):
+        rows = table(comparison, part)
+        assert [row.method for row in rows] == [method.name for method in METHODS]
+        assert all(row.repetitions == 2 and row.requests > 0 for row in rows)
     planned = {run.repetition: [] for run in comparison.runs}
     for run in comparison.runs:
         planned[run.repetition].append(run.result.table["planned_ns"].tolist())
@@ -96,4 +97,4 @@ def test_the_demo_compares_all_methods_and_leaves_a_report(tmp_path):
         "results.json",
     }
     figures = json.loads((tmp_path / "results.json").read_text())
-    assert len(figures["methods"]) == len(METHODS)
+    assert [len(rows) for rows in figures["methods"].values()] == [len(METHODS)] * 2

@@ -1,0 +1,87 @@
+"""Where matches are played: processes of this machine, or a Ray cluster.
+
+Lives here: handing matches out and collecting figures as they come, in any order.
+Never here: which matches (`season`), what happens in one (`match`).
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from itertools import islice
+from multiprocessing import get_context
+
+from testbed.sim.league.content import engine_digest
+from testbed.sim.league.match import Figures, Match, play
+
+Played = tuple[Match, tuple[Figures, ...]]
+Farm = Callable[[Sequence[Match]], Iterator[Played]]
+
+_RAY_AHEAD = 4
+"""Matches handed to the cluster at once, a core."""
+
+
+class FarmError(RuntimeError):
+    """The matches cannot be played there; the message says why."""
+
+
+def here(jobs: int) -> Farm:
+    """`jobs` processes of this machine. An exception of a match ends the others and is raised."""
+
+    def farm(matches: Sequence[Match]) -> Iterator[Played]:
+        # Spawned, because a forked numba or torch may hang in its thread pool.
+        workers = min(jobs, max(len(matches), 1))
+        context = get_context("spawn")
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_alone) as pool:
+            try:
+                futures = {pool.submit(play, match): match for match in matches}
+                for future in as_completed(futures):
+                    yield futures[future], future.result()
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    return farm
+
+
+def _leave_alone() -> None:
+    """Ctrl-C goes to the whole group; the parent alone decides, after the matches in play."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def cluster(address: str) -> Farm:
+    """A Ray cluster, `auto` or host:port, whose nodes have this very version installed.
+
+    Raises FarmError without ray, without the cluster, or if a node's simulator is another.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise FarmError("--ray needs ray: pip install 'lbd[ray]'") from error
+
+    def farm(matches: Sequence[Match]) -> Iterator[Played]:
+        try:
+            ray.init(address, log_to_driver=False, configure_logging=False)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise FarmError(f"no Ray cluster at {address}: {error}") from error
+        try:
+            remote = ray.remote(num_cpus=1)(_play_same).remote
+            waiting = iter(matches)
+            ahead = _RAY_AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
+            running = {remote(match, engine_digest()): match for match in islice(waiting, ahead)}
+            while running:
+                (done, *_), _ = ray.wait(list(running), num_returns=1)
+                match = running.pop(done)
+                yield match, ray.get(done)
+                for following in islice(waiting, 1):
+                    running[remote(following, engine_digest())] = following
+        finally:
+            ray.shutdown()
+
+    return farm
+
+
+def _play_same(match: Match, engine: str) -> tuple[Figures, ...]:
+    if engine_digest() != engine:
+        raise FarmError("a node of the cluster has another version of the simulator")
+    return play(match)

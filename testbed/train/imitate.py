@@ -1,0 +1,180 @@
+"""A network that does the best by what it sees: trained on privileged tables.
+
+Lives here: the loss and its loop, in torch. Never here: simulation.
+The loss of an action is what the scenario's table says it costs, interpolated between the grid's
+points; where the table is flat nothing is learned, and where the best cannot be told from what is
+seen the network does what is best in the mean. The GRU is run over whole sequences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from agent.act.weights import log_bound
+from agent.learn.networks import Actor
+from agent.settings import HIDDEN, PolicySettings
+from testbed.train.rollouts import Sequence as Seen
+from testbed.train.tables import KAPPAS, MEMORIES_U, OFFSETS_U, Table
+
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A sequence and the table of its scenario."""
+
+    seen: Seen
+    table: Table
+
+
+@dataclass(frozen=True)
+class Settings:
+    """updates of batch sequences of `steps` steps; the first `warm` of them are not judged.
+
+    lr falls to a tenth by a cosine. away: weight of the factor's part that no kappa explains.
+    steady: weight of the change of the actions from step to step.
+    """
+
+    updates: int = 1500
+    batch: int = 24
+    steps: int = 120
+    warm: int = 20
+    lr: float = 1e-3
+    away: float = 0.02
+    steady: float = 0.02
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Time first, backends padded: features (T, B, N, F), service (T, B, S), mask (B, N),
+    plane (B, OFFSETS, MEMORIES), kappa (B, KAPPAS), log_speed (B, N)."""
+
+    features: Tensor
+    service: Tensor
+    mask: Tensor
+    plane: Tensor
+    kappa: Tensor
+    log_speed: Tensor
+
+
+def train(
+    examples: Sequence[Example],
+    settings: Settings,
+    begin: Mapping[str, Float32],
+    report: Callable[[int, float], None],
+) -> dict[str, Float32]:
+    """Parameters after `settings.updates`, from `begin`. `report(update, loss)` as it goes."""
+    rng = np.random.default_rng(settings.seed)
+    actor = Actor()
+    actor.load_arrays(begin)
+    optimiser = torch.optim.Adam(actor.parameters(), settings.lr)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
+        optimiser, settings.updates, 0.1 * settings.lr
+    )
+    for update in range(settings.updates):
+        batch = draw(examples, settings, rng)
+        loss = judge(actor, batch, settings)
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(actor.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        report(update, float(loss.detach()))
+    return actor.arrays()
+
+
+def judge(actor: Actor, batch: Batch, settings: Settings) -> Tensor:
+    """The mean loss of a batch."""
+    hidden = torch.zeros(*batch.mask.shape, HIDDEN)
+    memory, _ = actor.remember(batch.features, batch.service, batch.mask, hidden)
+    mean, _ = actor.decide(memory[settings.warm :])
+    u = torch.tanh(mean)  # (T, B, N, A)
+    share = batch.mask / batch.mask.sum(-1, keepdim=True)  # (B, N)
+    offset_u = (u[..., 1] * share).sum(-1)  # (T, B)
+    memory_u = (u[..., 2] * share).sum(-1)
+    plane = _interpolate_plane(batch.plane, offset_u, memory_u)
+
+    bound = log_bound(PolicySettings())
+    log_g = u[..., 0] * bound
+    log_g = (log_g - (log_g * share).sum(-1, keepdim=True)) * batch.mask
+    along = (log_g * batch.log_speed * share).sum(-1)
+    length = (batch.log_speed.square() * share).sum(-1)  # (B,)
+    hidden_speeds = (length > 1e-6).float()
+    kappa = along / length.clamp(min=1e-6) * hidden_speeds
+    rest = log_g - kappa.unsqueeze(-1) * batch.log_speed
+    away = (rest.square() * share).sum(-1)
+
+    change = (u[1:] - u[:-1]).square().mean(-1)
+    steady = (change * share).sum(-1).mean()
+    cost = plane + _interpolate_kappa(batch.kappa, kappa) + settings.away * away
+    # A spread that is wide apart of the ends is only for learning online: it is left as it is.
+    return cost.mean() + settings.steady * steady
+
+
+def draw(examples: Sequence[Example], settings: Settings, rng: np.random.Generator) -> Batch:
+    """`settings.batch` pieces of sequences, padded in time by none and in backends by zeros."""
+    chosen = [examples[at] for at in rng.integers(len(examples), size=settings.batch)]
+    steps = min([settings.steps, *(len(example.seen.features) for example in chosen)])
+    most = max(example.seen.features.shape[1] for example in chosen)
+    count, width = len(chosen), chosen[0].seen.features.shape[2]
+    features = np.zeros((steps, count, most, width), np.float32)
+    service = np.zeros((steps, count, chosen[0].seen.service.shape[1]), np.float32)
+    mask, speed = np.zeros((count, most), np.float32), np.zeros((count, most), np.float32)
+    for b, example in enumerate(chosen):
+        seen = example.seen
+        # From the beginning as often as from anywhere: memory starts empty there.
+        latest = len(seen.features) - steps
+        start = int(rng.integers(latest + 1)) if rng.random() < 0.5 else 0
+        backends = seen.features.shape[1]
+        features[:, b, :backends] = seen.features[start : start + steps]
+        service[:, b] = seen.service[start : start + steps]
+        mask[b, :backends] = 1.0
+        speed[b, :backends] = example.table.log_speed[seen.slots]
+        speed[b, :backends] -= speed[b, :backends].mean()
+    return Batch(
+        torch.from_numpy(features),
+        torch.from_numpy(service),
+        torch.from_numpy(mask),
+        torch.tensor(np.stack([example.table.plane for example in chosen]), dtype=torch.float32),
+        torch.tensor(np.stack([example.table.kappa for example in chosen]), dtype=torch.float32),
+        torch.from_numpy(speed),
+    )
+
+
+def _interpolate_plane(plane: Tensor, offset_u: Tensor, memory_u: Tensor) -> Tensor:
+    """plane (B, I, K) at offset_u, memory_u (T, B), bilinear, flat beyond the edges."""
+    row, row_share = _place(offset_u, OFFSETS_U)
+    column, column_share = _place(memory_u, MEMORIES_U)
+    batch = torch.arange(plane.shape[0]).expand_as(row)
+    upper = (1 - column_share) * plane[batch, row, column] + column_share * plane[
+        batch, row, column + 1
+    ]
+    lower = (1 - column_share) * plane[batch, row + 1, column] + column_share * plane[
+        batch, row + 1, column + 1
+    ]
+    return (1 - row_share) * upper + row_share * lower
+
+
+def _interpolate_kappa(costs: Tensor, kappa: Tensor) -> Tensor:
+    """costs (B, KAPPAS) at kappa (T, B); beyond the ends it costs the distance."""
+    at, share = _place(kappa, KAPPAS)
+    batch = torch.arange(costs.shape[0]).expand_as(at)
+    beyond = (kappa - KAPPAS[-1]).clamp(min=0) + (KAPPAS[0] - kappa).clamp(min=0)
+    return (1 - share) * costs[batch, at] + share * costs[batch, at + 1] + 0.1 * beyond
+
+
+def _place(value: Tensor, points: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """The interval that holds each value, and how far along it is, in [0, 1]."""
+    grid = torch.tensor(points, dtype=torch.float32)
+    held = value.clamp(points[0], points[-1])
+    below = (torch.searchsorted(grid, held.detach().contiguous(), right=True) - 1).clamp(
+        0, len(points) - 2
+    )
+    return below, (held - grid[below]) / (grid[below + 1] - grid[below])

@@ -1,0 +1,107 @@
+"""What the agent sees while it acts: sequences of observations to train a network on.
+
+Lives here: runs of an agent with given parameters, recorded. Never here: labels, gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.act.network import fresh_parameters
+from agent.act.policy import Policy
+from agent.agent import Agent
+from agent.settings import ACTIONS, AgentSettings, PolicySettings
+from testbed.sim.compiled import dispatch
+from testbed.sim.policies import Rule
+from testbed.sim.run import Run
+from testbed.sim.scenario import Scenario
+from testbed.sim.world import World
+
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """One balancer of one run: T steps while its backends stayed the same N.
+
+    features (T, N, F), service (T, S); slots (N,): the servers behind the rows.
+    """
+
+    features: Float32
+    service: Float32
+    slots: NDArray[np.int64]
+
+
+class Recorder:
+    """An agent in a simulated balancer that keeps what it saw."""
+
+    def __init__(self, agent: Agent, period_s: float) -> None:
+        self.agent = agent
+        self.period_s = period_s
+        self._steps: list[tuple[NDArray[np.uint64], NDArray[np.int64], Float32, Float32]] = []
+
+    def step(self, world: World, balancer: int) -> None:
+        decision = self.agent.step(world.snapshot(balancer))
+        seen = decision.observation
+        self._steps.append((decision.identity, decision.slots, seen.features, seen.service))
+        if decision.publish:
+            world.set_weights(balancer, decision.identity, decision.weights, decision.offset)
+
+    def sequences(self, least: int) -> list[Sequence]:
+        """Runs of steps with the same backends, of `least` steps or more."""
+        found: list[Sequence] = []
+        start = 0
+        for at in range(1, len(self._steps) + 1):
+            same = at < len(self._steps) and np.array_equal(
+                self._steps[at][0], self._steps[start][0]
+            )
+            if same:
+                continue
+            part = self._steps[start:at]
+            if len(part) >= least and part[0][0].size > 1:
+                found.append(
+                    Sequence(
+                        np.stack([features for _, _, features, _ in part]),
+                        np.stack([service for _, _, _, service in part]),
+                        part[0][1],
+                    )
+                )
+            start = at
+        return found
+
+
+def holding(offset_u: float, memory_u: float) -> dict[str, Float32]:
+    """Parameters of a network that always says the same, with g = 1."""
+    parameters = fresh_parameters(0)
+    parameters["decide2.weight"][:] = 0.0
+    spread = parameters["decide2.bias"][len(ACTIONS) :]
+    means = np.arctanh(np.clip([0.0, offset_u, memory_u], -0.99, 0.99))
+    parameters["decide2.bias"] = np.concatenate([means, spread]).astype(np.float32)
+    return parameters
+
+
+def record(
+    scenario: Scenario,
+    parameters: Mapping[str, Float32],
+    seed: int,
+    *,
+    stochastic: bool = False,
+    least: int = 80,
+    period_s: float = 0.25,
+) -> list[Sequence]:
+    """Sequences of all balancers of one run; stochastic: with the policy's own exploration."""
+    recorders: list[Recorder] = []
+
+    def make(world: World, balancer: int, seed: int) -> Recorder:
+        settings = AgentSettings(mode="learn" if stochastic else "frozen", seed=seed)
+        policy = Policy(PolicySettings(), parameters, seed + balancer)
+        recorders.append(Recorder(Agent(settings, policy), period_s))
+        return recorders[-1]
+
+    run = Run(scenario, Rule("recorded", dispatch.SED, controller=make), seed)
+    run.advance(scenario.duration_s)
+    return [sequence for recorder in recorders for sequence in recorder.sequences(least)]
