@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from lbd.dispatch import Policy
 from lbd.flow import BACKEND_FAULT, Flow, Outcome
+from lbd.flow_log import FlowLog
 from shm import layout as lo
 from shm.histogram import HistogramWriter
 from shm.worker import WorkerBlock
@@ -31,6 +32,7 @@ class ShmLedger:
         histograms: HistogramWriter | None = None,
     ) -> None:
         rows = block.rows
+        self.log: FlowLog | None = None
         self._histograms = histograms
         self._block = block
         self.policies = policies
@@ -88,6 +90,8 @@ class ShmLedger:
         slot = flow.slot
         self._flows[slot] -= 1.0
         self._outcome[outcome][slot] += 1
+        if self.log:
+            self.log.ended(flow, outcome, now_ns)
         if flow.waiting:
             self._waits_no_more(slot, flow.connected_ns)
         age_ns = now_ns - flow.accepted_ns

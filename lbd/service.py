@@ -18,12 +18,15 @@ from zlib import crc32
 import numpy as np
 
 from config.address import Address
+from config.logs import FlowLog as FlowLogConfig
 from config.schema import Service as ServiceConfig
 from lbd.capacity import Capacity, Waiting, WaitingRoom
 from lbd.dispatch import NONE, Load, Memory, Policy, create
 from lbd.dispatch.load import Vector
 from lbd.flow import Flow, Outcome
+from lbd.flow_log import FlowLog
 from lbd.ledger import ShmLedger
+from lbd.logs import LineWriter
 from lbd.poller import Poller
 from lbd.relay import Relay
 from lbd.retry import RetryBudget, Step, next_step
@@ -48,6 +51,7 @@ class Service:
         worker: int,
         poller: Poller,
         histograms: bool = False,
+        writer: LineWriter | None = None,
     ) -> None:
         self.config = config
         self.region = region
@@ -56,12 +60,16 @@ class Service:
         self.on_end: Callable[[Relay], None] = self.relays.discard
         self.block = WorkerBlock(region, worker, config.reservoir.probability)
         self._worker = worker
+        self._writer = writer
         self._histograms = HistogramWriter(region, worker) if histograms else None
         self._reader = WeightReader(region)
         self._weights: Weights | None = None
         self._address: dict[int, tuple[int, Any]] = {}
         self._decided: object = None
+        self._flow_log: FlowLogConfig | None = None
         self.last_slot = NONE
+        self._end_by_ns: dict[int, int] = {}
+        self._limited = False
         self._waiting = WaitingRoom()
         self._queued = 0
         self._serving = False
@@ -97,11 +105,22 @@ class Service:
         workers = self.region.layout.workers
         self._waiting.bound(-(-queue.size // workers), queue.timeout_ms * 1_000_000)
         self._budget = RetryBudget(retry.budget, retry.budget_per_s)
+        self._log_flows(config.flow_log)
 
         timeouts = config.timeouts
         self._connect_ns = timeouts.connect_ms * 1_000_000
         self._idle_ns = int(timeouts.idle_s * 1e9)
         self._total_ns = int((timeouts.total_s or 0) * 1e9)
+
+    def _log_flows(self, config: FlowLogConfig | None) -> None:
+        """Flows that are open when this changes are not logged."""
+        if config == self._flow_log or self._writer is None:
+            return
+        self._flow_log = config
+        log = None
+        if config is not None:
+            log = FlowLog(config, self.config.name, self.region, self.block, self._writer)
+        self._ledger.log = log
 
     def _decide_anew(self, config: ServiceConfig, entries: Sequence[SlotEntry]) -> None:
         """Policies for these backends, whose averages begin anew."""
@@ -130,27 +149,6 @@ class Service:
         self._capacity = Capacity(self._load, self.block.flows)
         self._states = StateReader(region)
         self._follow_states()
-
-    def _follow_states(self) -> None:
-        """What the supervisor says of the backends, where it says anything new."""
-        found = self._states.poll()
-        if found is None:
-            return
-        slots = self._load.slots
-        usable = [slot for slot in found.usable if slot in self._address]
-        for load in (self._load, self._fallback_load):
-            load.usable = usable
-            load.share[:] = found.share[:slots]
-        self._fallback_load.weight[:] = found.weight[:slots]
-        if not self._wants_weights:
-            self._load.weight[:] = found.weight[:slots]
-        self._policy.refresh()
-        self._fallback.refresh()
-        self._capacity.max_flows = found.max_flows[:slots].tolist()
-        self._limited = any(self._capacity.max_flows[slot] for slot in usable)
-        self._end_by_ns = {
-            slot: int(found.end_by_ns[slot]) for slot in self._address if found.end_by_ns[slot]
-        }
 
     @property
     def policy(self) -> Policy:
@@ -184,6 +182,8 @@ class Service:
     def _start(self, client: socket.socket, slot: int, now_ns: int) -> None:
         self.last_slot = slot
         flow = Flow(self._ledger, slot, now_ns)
+        if self._ledger.log:
+            self._ledger.log.opened(flow, client)
         relay = Relay(self.poller, flow, client, self.on_end, self._retry)
         self.relays.add(relay)
         relay.connect(*self._address[slot])
@@ -207,6 +207,31 @@ class Service:
             self._leave_queue().client.close()
         for relay in list(self.relays):
             relay.abort(Outcome.SHUTDOWN)
+
+    # -- states of the backends
+
+    def _follow_states(self) -> None:
+        """What the supervisor says of the backends, where it says anything new."""
+        found = self._states.poll()
+        if found is None:
+            return
+        slots = self._load.slots
+        # A slot that has changed hands is not usable before `configure` has met its new user.
+        met, present = self.block.rows["identity"], self.region.identities()
+        usable = [s for s in found.usable if s in self._address and met[s] == int(present[s])]
+        for load in (self._load, self._fallback_load):
+            load.usable = usable
+            load.share[:] = found.share[:slots]
+        self._fallback_load.weight[:] = found.weight[:slots]
+        if not self._wants_weights:
+            self._load.weight[:] = found.weight[:slots]
+        self._policy.refresh()
+        self._fallback.refresh()
+        self._capacity.max_flows = found.max_flows[:slots].tolist()
+        self._limited = any(self._capacity.max_flows[slot] for slot in usable)
+        self._end_by_ns = {
+            slot: int(found.end_by_ns[slot]) for slot in self._address if found.end_by_ns[slot]
+        }
 
     def _end_overdue(self, now_ns: int) -> None:
         """Flows of backends that were withdrawn, and had time enough."""
@@ -297,6 +322,8 @@ class Service:
         self._budget.spend()
         # On its account before it leaves the last one: a limited backend is never over its limit.
         flow = Flow(self._ledger, following, now_ns)
+        if self._ledger.log:
+            self._ledger.log.opened(flow, relay.client.sock)
         relay.leave(outcome, now_ns)
         relay.flow = flow
         if step is Step.OTHER:

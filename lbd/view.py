@@ -10,6 +10,7 @@ from typing import Any
 
 from lbd.relay import Relay
 from lbd.service import Service
+from lbd.sockets import peer_name
 
 NS_PER_S = 1e9
 
@@ -57,7 +58,7 @@ def explain(service: Service) -> dict[str, Any]:
 def _flow(service: Service, relay: Relay, now_ns: int) -> dict[str, Any]:
     flow = relay.flow
     return {
-        "client": _peer(relay),
+        "client": peer_name(relay.client.sock),
         "backend": service.region.entry(flow.slot).name,
         "state": _state(relay),
         "age_s": (now_ns - flow.accepted_ns) / NS_PER_S,
@@ -71,13 +72,3 @@ def _state(relay: Relay) -> str:
     if not relay.flow.connected_ns:
         return "connecting"
     return "waiting" if relay.flow.waiting else "answered"
-
-
-def _peer(relay: Relay) -> str:
-    try:
-        peer = relay.client.sock.getpeername()
-    except OSError:
-        return "gone"
-    if not isinstance(peer, tuple):
-        return "unix"
-    return f"[{peer[0]}]:{peer[1]}" if ":" in peer[0] else f"{peer[0]}:{peer[1]}"

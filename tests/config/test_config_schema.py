@@ -40,6 +40,8 @@ def test_defaults_are_the_documented_ones() -> None:
         "workers": 1,
         "metrics": None,
         "status_page": False,
+        "api": None,
+        "log": {"file": None, "format": "text", "pending_lines": 10000},
         "services": (
             {
                 "name": "web",
@@ -78,12 +80,14 @@ def test_defaults_are_the_documented_ones() -> None:
                     "budget_per_s": 10,
                 },
                 "queue": {"size": 1000, "timeout_ms": 5000},
+                "flow_log": None,
                 "backends": (
                     {
                         "name": "a",
                         "address": "127.0.0.1:9001",
                         "weight": 1,
                         "max_connections": None,
+                        "state": "ready",
                     },
                 ),
             },
