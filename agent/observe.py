@@ -12,14 +12,14 @@ backend without samples looks average and says so by its share of valid slots.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shm.layout import BACKEND_FAILURES
-from shm.snapshot import Ints, Samples, Snapshot, Words
+from shm.snapshot import Exchanges, Ints, Samples, Snapshot, Words
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -49,9 +49,10 @@ SERVICE_FEATURES: Final = (
 FEATURE_COUNT: Final = len(FEATURES)
 SERVICE_COUNT: Final = len(SERVICE_FEATURES)
 
-# The cumulative counter of new flows; with BACKEND_FAILURES all that is read of the totals. A
-# snapshot without one reads as 0.
+# The cumulative counters of new flows and exchanges; with BACKEND_FAILURES all that is read of the
+# totals. A snapshot without one reads as 0.
 ARRIVALS_TOTAL: Final = "flows_total"
+EXCHANGES_TOTAL: Final = "exchanges_total"
 
 DECAY_PER_S: Final = 0.9  # the papers' discount of a sample by its age
 RECENT_DECAY_PER_S: Final = 0.4  # for l_j and L_j: the papers' 0.9 outlives the reservoir itself
@@ -240,7 +241,10 @@ def observe(
     """Reduce `snapshot`; `previous` gives the counters to subtract, `log_weight` the last action.
 
     log_weight (N,): the last action of the policy over its bound, in the snapshot's order.
+    Where the service counts exchanges, they stand wherever flows are spoken of.
     """
+    if snapshot.exchanges is not None:
+        snapshot = _of_exchanges(snapshot, snapshot.exchanges)
     identity = snapshot.identity
     count = int(identity.size)
     now_ns = snapshot.now_ns
@@ -310,6 +314,20 @@ def observe(
         log_speed=log_speed,
         arrivals_total=arrivals_total,
         failures_total=failures_total,
+    )
+
+
+def _of_exchanges(snapshot: Snapshot, exchanges: Exchanges) -> Snapshot:
+    """The same service with its exchanges in the place of its flows: one policy serves both."""
+    arrivals = snapshot.totals.get(EXCHANGES_TOTAL, np.zeros_like(exchanges.busy))
+    return replace(
+        snapshot,
+        flows=exchanges.busy,
+        waiting=exchanges.waiting,
+        waiting_age_ns=exchanges.waiting_age_ns,
+        duration=exchanges.latency,
+        totals={**snapshot.totals, ARRIVALS_TOTAL: arrivals},
+        exchanges=None,
     )
 
 

@@ -199,6 +199,13 @@ class Service(Section):
         default=Ewma(memory_flows=200),
         description="The memory of the latency average: exactly one of its keys.",
     )
+    load: Literal["flows", "exchanges"] = Field(
+        default="flows",
+        description=(
+            "What a policy's q counts. flows: those in progress; exchanges: those that are new or "
+            "wait for an answer, which suits connections that are kept open."
+        ),
+    )
     slots: int = Field(
         default=DEFAULT_SLOTS,
         ge=1,

@@ -12,7 +12,7 @@ from lbd.dispatch import Policy
 from lbd.flow import BACKEND_FAULT, Flow, Outcome
 from shm.worker import WorkerBlock
 
-_MODULUS = 1 << 64
+MODULUS = 1 << 64
 
 
 class ShmLedger:
@@ -22,6 +22,8 @@ class ShmLedger:
         rows = block.rows
         self._block = block
         self._policies = policies
+        # Whom durations are samples for; another measure of latency may stand in for them.
+        self._samplers = policies
         self._flows = block.flows
         self._waiting = rows["waiting"]
         self._waiting_start_ns = rows["waiting_start_ns"]
@@ -47,7 +49,7 @@ class ShmLedger:
         self._connect_ns_total[slot] += connect_ns
         # The sum of starts first: another worker that looks between the two sees too young flows,
         # not one as old as the machine.
-        self._waiting_start_ns[slot] = (self._waiting_start_ns[slot] + now_ns) % _MODULUS
+        self._waiting_start_ns[slot] = (self._waiting_start_ns[slot] + now_ns) % MODULUS
         self._waiting[slot] += 1
 
     def asked(self, slot: int, wait_ns: int) -> None:
@@ -59,7 +61,7 @@ class ShmLedger:
         self._first_byte_total[slot] += 1
         self._duration_ns_total[slot] += duration_ns
         self._block.sample_duration(slot, now_ns, duration_ns)
-        for policy in self._policies:
+        for policy in self._samplers:
             policy.sampled(slot, now_ns, duration_ns)
 
     def moved(self, slot: int, bytes_in: int, bytes_out: int) -> None:
@@ -73,14 +75,15 @@ class ShmLedger:
         self._outcome[outcome][slot] += 1
         if flow.waiting:
             self._waits_no_more(slot, flow.connected_ns)
-        age_ns = now_ns - flow.accepted_ns
         if outcome is Outcome.COMPLETED:
+            age_ns = now_ns - flow.accepted_ns
             self._fct_ns_total[slot] += age_ns
             self._block.sample_fct(slot, now_ns, age_ns)
         elif outcome in BACKEND_FAULT:
+            age_ns = flow.fault_age_ns(now_ns)
             for policy in self._policies:
                 policy.failed(slot, now_ns, age_ns)
 
     def _waits_no_more(self, slot: int, connected_ns: int) -> None:
         self._waiting[slot] -= 1
-        self._waiting_start_ns[slot] = (self._waiting_start_ns[slot] - connected_ns) % _MODULUS
+        self._waiting_start_ns[slot] = (self._waiting_start_ns[slot] - connected_ns) % MODULUS

@@ -45,6 +45,11 @@ class Metrics(Collector):
         sessions = GaugeMetricFamily(
             "lbd_server_current_sessions", "Flows in progress.", labels=labels
         )
+        busy = GaugeMetricFamily(
+            "lbd_server_busy_sessions",
+            "Flows that are new or wait for an answer, where the service counts exchanges.",
+            labels=labels,
+        )
         configured = GaugeMetricFamily(
             "lbd_server_configured_weight", "Weight as configured.", labels=labels
         )
@@ -71,6 +76,8 @@ class Metrics(Collector):
             for row, entry in enumerate(region.entry(int(slot)) for slot in seen.slots):
                 at = [region.service, entry.name]
                 sessions.add_metric(at, int(seen.flows[row]))
+                if seen.exchanges is not None:
+                    busy.add_metric(at, int(seen.exchanges.busy[row]))
                 configured.add_metric(at, entry.weight)
                 if given is not None and given.known[entry.slot]:
                     weight.add_metric(at, float(given.weight[entry.slot]))
@@ -85,7 +92,16 @@ class Metrics(Collector):
                 age.add_metric([region.service], (now_ns - beat_ns) * 1e-9)
         restarts = CounterMetricFamily("lbd_worker_restarts_total", "Workers started again.")
         restarts.add_metric([], self._restarts())
-        return [sessions, configured, weight, *totals.values(), *scalars.values(), age, restarts]
+        return [
+            sessions,
+            busy,
+            configured,
+            weight,
+            *totals.values(),
+            *scalars.values(),
+            age,
+            restarts,
+        ]
 
 
 def _metric(row: str) -> str:
@@ -115,6 +131,9 @@ _HELP = {
     "client_wait_ns_total": "Sum of accept to the client's first byte.",
     "duration_ns_total": "Sum of backend connected to its first byte.",
     "fct_ns_total": "Sum of flow completion times.",
+    "exchanges_total": "Exchanges begun within flows.",
+    "exchanges_answered_total": "Exchanges that got a first byte from the backend.",
+    "exchange_ns_total": "Sum of an exchange's first client byte to its first server byte.",
 }
 
 _SCALAR_HELP = {

@@ -134,6 +134,8 @@ class Relay:
         moved_in, moved_out = self._moved()
         if moved_in or moved_out:
             self.idle_since_ns = now_ns
+        if flow.turns:
+            flow.look(now_ns)
         age_ns = now_ns - flow.accepted_ns
         if not flow.connected_ns:
             if age_ns > connect_ns:
@@ -185,6 +187,7 @@ class End:
         "eof",
         "fd",
         "hung_up",
+        "news",
         "peer",
         "readable",
         "recv_into",
@@ -205,6 +208,7 @@ class End:
         self.readable = False
         self.hung_up = False
         self.eof = False
+        self.news = True
         self.bytes_read = 0
 
     def on_event(self, events: int) -> None:
@@ -230,8 +234,8 @@ class End:
             if not count:
                 self._ended()
                 return
-            if not self.bytes_read:
-                self._first_byte()
+            if self.news:
+                self._spoke()
             self.bytes_read += count
             try:
                 sent = send(_short[count] if count < _SHORT else _buffer[:count])
@@ -273,8 +277,13 @@ class End:
             return False
         return bool(events & _READABLE)
 
-    def _first_byte(self) -> None:
-        relay = self.relay
+    def _spoke(self) -> None:
+        """Its next byte is news again only where turns are, once the peer has spoken."""
+        relay, peer = self.relay, self.peer
+        assert peer is not None
+        self.news = False
+        if relay.flow.turns:
+            peer.news = True
         if self is relay.backend:
             relay.flow.answered(monotonic_ns())
         else:

@@ -19,8 +19,8 @@ import numpy as np
 from config.schema import Service as ServiceConfig
 from lbd.dispatch import NONE, Load, Memory, create
 from lbd.dispatch.load import Vector
-from lbd.flow import Flow, Outcome
-from lbd.ledger import ShmLedger
+from lbd.flow import Outcome
+from lbd.measure import MEASURES
 from lbd.poller import Poller
 from lbd.relay import Relay
 from lbd.sockets import resolve
@@ -56,8 +56,9 @@ class Service:
             self._configured[entry.slot] = entry.weight
         memory = Memory(flows=config.ewma.memory_flows, seconds=config.ewma.memory_s)
         usable = [entry.slot for entry in entries]
-        self._load = _load(region, worker, usable, self._configured)
-        self._fallback_load = _load(region, worker, usable, self._configured)
+        measure = MEASURES[config.load]
+        self._load = _load(region, worker, usable, self._configured, measure.rows)
+        self._fallback_load = _load(region, worker, usable, self._configured, measure.rows)
         self._policy = create(config.policy, self._load, memory)
         self._fallback = create(config.fallback, self._fallback_load, memory)
         self._wants_weights = config.weights == "agent"
@@ -65,7 +66,8 @@ class Service:
         policies = [self._policy]
         if self._wants_weights:
             policies.append(self._fallback)
-        self._ledger = ShmLedger(self.block, policies)
+        self._ledger = measure.ledger(self.block, policies)
+        self._flow = measure.flow
 
         timeouts = config.timeouts
         self._connect_ns = timeouts.connect_ms * 1_000_000
@@ -85,7 +87,7 @@ class Service:
             block.count("no_backend_total")
             client.close()
             return
-        relay = Relay(self.poller, Flow(self._ledger, slot, now_ns), client, self.on_end)
+        relay = Relay(self.poller, self._flow(self._ledger, slot, now_ns), client, self.on_end)
         self.relays.add(relay)
         relay.connect(*self._address[slot])
 
@@ -138,15 +140,18 @@ class Service:
             )
 
 
-def _load(region: Region, worker: int, usable: list[int], weight: Vector) -> Load:
+def _load(
+    region: Region, worker: int, usable: list[int], weight: Vector, rows: tuple[str, str, str]
+) -> Load:
     """The live rows of all workers, this one's first, cut to the slots in use."""
     span = max(usable) + 1
     order = [worker, *(w for w in range(region.layout.workers) if w != worker)]
     caches = [cache_view(region, w)[:, :span] for w in order]
+    q, waiting, waiting_start_ns = (lo.ROW[name] for name in rows)
     return Load(
-        flows=[cache[lo.ROW["flows"]].view("<f8") for cache in caches],
-        waiting=[cache[lo.ROW["waiting"]].view("<i8") for cache in caches],
-        waiting_start_ns=[cache[lo.ROW["waiting_start_ns"]].view("<i8") for cache in caches],
+        flows=[cache[q].view("<f8") for cache in caches],
+        waiting=[cache[waiting].view("<i8") for cache in caches],
+        waiting_start_ns=[cache[waiting_start_ns].view("<i8") for cache in caches],
         usable=usable,
         weight=weight[:span].copy(),
     )

@@ -83,7 +83,9 @@ class Supervisor:
             self._sockets.append(await _listen(service.listen, config.workers))
         for service in config.services:
             samples = -(-service.reservoir.size // config.workers)
-            region = Region.create(service.name, Layout(config.workers, service.slots, samples))
+            exchanges = int(service.load == "exchanges")
+            layout = Layout(config.workers, service.slots, samples, exchanges=exchanges)
+            region = Region.create(service.name, layout)
             self._regions.append(region)
             for backend in service.backends:
                 region.add_backend(backend.name, str(backend.address), backend.weight)

@@ -23,7 +23,7 @@ from typing import Final
 WORD: Final = 8
 PAGE: Final = 4096
 MAGIC: Final = int.from_bytes(b"LBDSHM\0\0", "little")
-VERSION: Final = 1
+VERSION: Final = 2
 MAX_SLOTS: Final = 1024
 MAX_WORKERS: Final = 64
 
@@ -41,6 +41,7 @@ H_CREATED_NS: Final = 9
 H_HEARTBEAT_NS: Final = 10
 H_NEXT_IDENTITY: Final = 11
 H_EPOCH: Final = 12  # odd while the supervisor moves a dead worker's counts to `retired`
+H_EXCHANGES: Final = 13  # 1 where q counts exchanges, 0 where it counts flows
 H_NAME: Final = 16  # 8 words of UTF-8
 H_BITMAP: Final = 32  # MAX_SLOTS / 64 words; bit s of word s // 64 is slot s
 HEADER_WORDS: Final = 64
@@ -55,10 +56,20 @@ SLOT_WORDS: Final = 48
 SLOT_NAME_BYTES: Final = 48
 SLOT_ADDRESS_BYTES: Final = 272
 
-# Counter rows of a worker. `flows` is f64 (exact up to 2**53) so that dispatch multiplies without a
-# conversion; `waiting_start_ns` is a sum modulo 2**64, from which waiting * now - sum is the summed
-# age of the flows that wait.
-GAUGES: Final = ("identity", "flows", "waiting", "waiting_start_ns")
+# Counter rows of a worker. The rows that q is summed from are f64 (exact up to 2**53) so that
+# dispatch multiplies without a conversion; `waiting_start_ns` is a sum modulo 2**64, from which
+# waiting * now - sum is the summed age of the flows that wait. `busy`, `exchanges` and
+# `exchanges_start_ns` are to exchanges what `flows`, `waiting` and `waiting_start_ns` are to flows.
+GAUGES: Final = (
+    "identity",
+    "flows",
+    "waiting",
+    "waiting_start_ns",
+    "busy",
+    "exchanges",
+    "exchanges_start_ns",
+)
+FLOATS: Final = ("flows", "busy")
 TOTALS: Final = (
     "flows_total",
     "connected_total",
@@ -81,6 +92,9 @@ TOTALS: Final = (
     "client_wait_ns_total",
     "duration_ns_total",
     "fct_ns_total",
+    "exchanges_total",
+    "exchanges_answered_total",
+    "exchange_ns_total",
 )
 ROWS: Final = GAUGES + TOTALS
 ROW: Final = {name: index for index, name in enumerate(ROWS)}
@@ -118,6 +132,7 @@ SCALAR_WORDS: Final = 32
 
 # Reservoirs of a backend, in this order; one more, of the service, holds inter-arrival times.
 KINDS: Final = ("duration", "fct")
+EXCHANGE_KINDS: Final = (*KINDS, "exchange")
 SAMPLE_WORDS: Final = 2  # t_ns, value_ns; t_ns is 0 in an empty slot
 
 FRAME_HEAD_WORDS: Final = 2  # sequence (0 while being written), written_ns
@@ -149,14 +164,16 @@ class Layout:
     """Word offsets of a region for one geometry.
 
     workers: blocks. slots: backends at most. reservoir: samples kept a worker, backend and kind.
-    depth: frames of multi-buffering, the papers' m. Raises ValueError where the geometry is
-    outside the limits above.
+    depth: frames of multi-buffering, the papers' m. exchanges: 1 where q counts exchanges, which
+    then have a kind of sample of their own. Raises ValueError where the geometry is outside the
+    limits above.
     """
 
     workers: int
     slots: int
     reservoir: int
     depth: int = 4
+    exchanges: int = 0
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -164,6 +181,7 @@ class Layout:
             ("slots", 1, MAX_SLOTS),
             ("reservoir", 1, 65536),
             ("depth", 2, 16),
+            ("exchanges", 0, 1),
         ):
             value = getattr(self, name)
             if not low <= value <= high:
@@ -201,9 +219,13 @@ class Layout:
         return self.weight_frame(self.depth)
 
     @property
+    def kinds(self) -> tuple[str, ...]:
+        return EXCHANGE_KINDS if self.exchanges else KINDS
+
+    @property
     def worker_words(self) -> int:
         frames = self.depth * self.frame_words
-        reservoirs = (len(KINDS) * self.slots + 1) * self.reservoir * SAMPLE_WORDS
+        reservoirs = (len(self.kinds) * self.slots + 1) * self.reservoir * SAMPLE_WORDS
         return SCALAR_WORDS + self.cache_words + frames + reservoirs
 
     def worker(self, index: int) -> int:

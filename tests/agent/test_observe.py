@@ -16,7 +16,7 @@ from agent.observe import (
     observe,
     reduce_samples,
 )
-from shm.snapshot import Samples
+from shm.snapshot import Exchanges, Samples
 
 COLUMN = {name: index for index, name in enumerate(FEATURES)}
 
@@ -176,3 +176,25 @@ def test_kinds_may_differ_in_their_number_of_slots():
     wide = replace(base, interarrival=no_samples(1, 64), fct=no_samples(3, 5))
     narrow = replace(base, interarrival=no_samples(1, 1), fct=no_samples(3, 0))
     assert np.array_equal(observe(wide, None).features, observe(narrow, None).features)
+
+
+def test_where_exchanges_are_counted_they_stand_in_for_flows() -> None:
+    """The same load told as flows and as exchanges is one observation, whatever the flows are."""
+    told, resting = snapshot(4, 1), snapshot(4, 2)
+    exchanges = Exchanges(told.flows, told.waiting, told.waiting_age_ns, told.duration)
+    totals = {"flows_total": np.zeros(4, np.int64), "exchanges_total": told.totals["flows_total"]}
+    seen = observe(
+        replace(
+            resting,
+            totals=totals,
+            exchanges=exchanges,
+            fct=told.fct,
+            interarrival=told.interarrival,
+        ),
+        None,
+    )
+    wanted = observe(told, None)
+    np.testing.assert_array_equal(seen.features, wanted.features)
+    np.testing.assert_array_equal(seen.service, wanted.service)
+    np.testing.assert_array_equal(seen.duration_s, wanted.duration_s)
+    assert seen.arrivals == wanted.arrivals

@@ -46,6 +46,7 @@ def test_defaults_are_the_documented_ones() -> None:
                 "weights": "static",
                 "fallback": "ewma",
                 "ewma": {"memory_flows": 200, "memory_s": None},
+                "load": "flows",
                 "slots": 64,
                 "timeouts": {
                     "connect_ms": 5000,
