@@ -34,10 +34,14 @@ def clashes(config: object) -> list[Clash]:
     """All broken rules in `config`, plain data in the shape of `schema.Config` or not at all."""
     services = _elements((), config, "services")
     metrics = config.get("metrics") if isinstance(config, dict) else None
-    listens = list(_addresses(services, "listen"))
+    datagrams = [one for one in services if one[1].get("protocol") == "udp"]
+    udp_listens = list(_addresses(datagrams, "listen"))
+    listens = list(_addresses([one for one in services if one not in datagrams], "listen"))
     metrics_address = _address(metrics)
     taken = [*listens, (("metrics",), metrics_address)] if metrics_address else listens
     found = [*_repeated(_names(services), "name"), *_repeated(taken, "listen address")]
+    found += _repeated(udp_listens, "listen address for UDP")
+    found += _streams(udp_listens)
     for loc, service in services:
         backends = _elements(loc, service, "backends")
         slots = service.get("slots", DEFAULT_SLOTS)
@@ -48,7 +52,10 @@ def clashes(config: object) -> list[Clash]:
         found += _repeated(_names(backends), "name in its service")
         addresses = list(_addresses(backends, "address"))
         found += _repeated(addresses, "address in its service")
-        found += _loops(addresses, listens)
+        if (loc, service) in datagrams:
+            found += [*_loops(addresses, udp_listens), *_streams(addresses)]
+        else:
+            found += _loops(addresses, listens)
     return found
 
 
@@ -90,6 +97,13 @@ def _repeated(values: Iterable[tuple[Loc, object]], what: str) -> Iterator[Clash
             yield Clash(loc, value, f"a unique {what} ({dotted(first[value])} is the same)")
         else:
             first[value] = loc
+
+
+def _streams(addresses: list[tuple[Loc, Address]]) -> Iterator[Clash]:
+    """Those of a UDP service that no datagram can go to."""
+    for loc, address in addresses:
+        if address.kind == "unix":
+            yield Clash(loc, address, "host:port or [v6]:port, for the protocol is udp")
 
 
 def _loops(

@@ -182,6 +182,9 @@ class Service(Section):
         pattern=NAME_PATTERN,
         description="The service's name, unique; it also names the shared-memory region.",
     )
+    protocol: Literal["tcp", "udp"] = Field(
+        default="tcp", description="What is balanced: TCP connections, or UDP sessions."
+    )
     listen: ListenAddress = Field(description=f"Where clients connect, {FORMS}; unique.")
     policy: Policy = Field(default="sed", description="How a backend is chosen for a flow.")
     weights: Literal["agent", "static"] = Field(
@@ -221,10 +224,26 @@ class Service(Section):
         le=1_000_000,
         description="How many flows the service carries at once, over all workers.",
     )
+    responses: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000_000,
+        description=(
+            "The protocol udp: how many datagrams answer one, after which a session is over; null "
+            "where only timeouts.idle_s ends it."
+        ),
+    )
     reservoir: Reservoir = Field(default=Reservoir(), description="The samples kept for the agent.")
     backends: Annotated[tuple[Backend, ...], Field(strict=False)] = Field(
         min_length=1, description="The servers behind the service, at least one."
     )
+
+    @field_validator("responses")
+    @classmethod
+    def _only_datagrams_are_counted(cls, responses: int | None, info: ValidationInfo) -> int | None:
+        if responses is not None and info.data.get("protocol") == "tcp":
+            raise ValueError("null, for the protocol is tcp")
+        return responses
 
     @field_validator("weights")
     @classmethod

@@ -131,6 +131,9 @@ _HELP = {
     "client_wait_ns_total": "Sum of accept to the client's first byte.",
     "duration_ns_total": "Sum of backend connected to its first byte.",
     "fct_ns_total": "Sum of flow completion times.",
+    "datagrams_in_total": "Datagrams to the backend.",
+    "datagrams_out_total": "Datagrams from the backend.",
+    "datagrams_dropped_total": "Datagrams that a full buffer or their size kept from being sent.",
     "exchanges_total": "Exchanges begun within flows.",
     "exchanges_answered_total": "Exchanges that got a first byte from the backend.",
     "exchange_ns_total": "Sum of an exchange's first client byte to its first server byte.",
@@ -148,4 +151,6 @@ _SCALAR_HELP = {
     "frames_invalid_total": "Weight frames refused: not positive finite numbers.",
     "weights_foreign_total": "Weights left out: made for a backend that has gone.",
     "fallback_total": "Times that the fallback policy took over.",
+    "sessions_refused_total": "Datagrams dropped because they would have opened one session more.",
+    "sessions_redispatched_total": "Sessions opened anew because their backend was gone.",
 }

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic_ns
+from typing import Protocol
 from zlib import crc32
 
 import numpy as np
@@ -19,7 +20,7 @@ import numpy as np
 from config.schema import Service as ServiceConfig
 from lbd.dispatch import NONE, Load, Memory, create
 from lbd.dispatch.load import Vector
-from lbd.flow import Outcome
+from lbd.flow import Flow, Outcome
 from lbd.measure import MEASURES
 from lbd.poller import Poller
 from lbd.relay import Relay
@@ -32,6 +33,14 @@ from shm.worker import WorkerBlock, cache_view
 log = logging.getLogger(__name__)
 
 
+class Carrier(Protocol):
+    """What carries a flow: a relay of a connection's bytes, or a session of datagrams."""
+
+    def check(self, now_ns: int, connect_ns: int, idle_ns: int, total_ns: int) -> None: ...
+
+    def abort(self, outcome: Outcome) -> None: ...
+
+
 class Service:
     """Raises OSError at construction where a backend's name cannot be resolved."""
 
@@ -39,7 +48,7 @@ class Service:
         self.config = config
         self.region = region
         self.poller = poller
-        self.relays: set[Relay] = set()
+        self.relays: set[Carrier] = set()
         self.on_end: Callable[[Relay], None] = self.relays.discard
         self.block = WorkerBlock(region, worker, config.reservoir.probability)
         self._reader = WeightReader(region)
@@ -47,7 +56,7 @@ class Service:
 
         entries = region.entries()
         by_name = {backend.name: backend for backend in config.backends}
-        self._address = {e.slot: resolve(by_name[e.name].address) for e in entries}
+        self.address = {e.slot: resolve(by_name[e.name].address) for e in entries}
         for entry in entries:
             self.block.adopt(entry.slot, entry.identity)
 
@@ -78,18 +87,25 @@ class Service:
 
     def open(self, client: socket.socket, peer: object) -> None:
         """Give an accepted connection to a backend."""
-        now_ns = monotonic_ns()
-        block = self.block
-        block.count("accepted_total")
+        self.block.count("accepted_total")
+        flow = self.dispatch(peer, monotonic_ns())
+        if flow is None:
+            client.close()
+            return
+        relay = Relay(self.poller, flow, client, self.on_end)
+        self.relays.add(relay)
+        relay.connect(*self.address[flow.slot])
+
+    def dispatch(self, peer: object, now_ns: int, tried: Sequence[int] = ()) -> Flow | None:
+        """A new flow on a backend, on none that was `tried` if there is another; None if none."""
         policy = self._in_force
         slot = policy.choose(now_ns, _key(peer) if policy.uses_key else 0)
         if slot == NONE:
-            block.count("no_backend_total")
-            client.close()
-            return
-        relay = Relay(self.poller, self._flow(self._ledger, slot, now_ns), client, self.on_end)
-        self.relays.add(relay)
-        relay.connect(*self._address[slot])
+            self.block.count("no_backend_total")
+            return None
+        if slot in tried:
+            slot = next((s for s in policy.load.usable if s not in tried), slot)
+        return self._flow(self._ledger, slot, now_ns)
 
     def check(self, now_ns: int) -> None:
         """Limits and byte counts of all open flows."""

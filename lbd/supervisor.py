@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from time import monotonic_ns
 from typing import Final
@@ -21,6 +22,7 @@ from config.address import Address
 from config.schema import Config
 from lbd.metrics import Metrics
 from lbd.sockets import ListenError, listen, resolve
+from lbd.udp.sockets import bind_udp
 from lbd.worker import Assignment
 from shm.layout import SCALAR, Layout
 from shm.region import Region
@@ -80,7 +82,8 @@ class Supervisor:
                 # The workers resolve it themselves; here it fails before anything is bound.
                 resolve(backend.address)
         for service in config.services:
-            self._sockets.append(await _listen(service.listen, config.workers))
+            bind = bind_udp if service.protocol == "udp" else listen
+            self._sockets.append(await _listen(bind, service.listen, config.workers))
         for service in config.services:
             samples = -(-service.reservoir.size // config.workers)
             exchanges = int(service.load == "exchanges")
@@ -214,12 +217,14 @@ def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None
         process.send_signal(number)
 
 
-async def _listen(address: Address, count: int) -> list[socket.socket]:
+async def _listen(
+    bind: Callable[[Address, int], list[socket.socket]], address: Address, count: int
+) -> list[socket.socket]:
     loop = asyncio.get_running_loop()
     patience_s = loop.time() + BIND_PATIENCE_S
     while True:
         try:
-            return listen(address, count)
+            return bind(address, count)
         except ListenError as error:
             if not error.busy or loop.time() > patience_s:
                 raise

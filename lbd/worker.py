@@ -28,6 +28,7 @@ from config.schema import Config
 from lbd.listener import Listener
 from lbd.poller import Poller
 from lbd.service import Service
+from lbd.udp.sessions import Sessions
 from shm.region import Region
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ class Worker:
         self._config = Config.model_validate(assignment.config)
         self._poller = Poller(loop)
         self._services: list[Service] = []
-        self._listeners: list[Listener] = []
+        self._listeners: list[Listener | Sessions] = []
         self._draining = False
         self.failed = False
         workers = self._config.workers
@@ -81,7 +82,8 @@ class Worker:
                     room,
                     share,
                 )
-            self._listeners.append(Listener(service, sock, self._poller, min(share, room)))
+            kind = Sessions if service.config.protocol == "udp" else Listener
+            self._listeners.append(kind(service, sock, self._poller, min(share, room)))
 
     def run(self) -> None:
         loop = self._loop

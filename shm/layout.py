@@ -92,6 +92,9 @@ TOTALS: Final = (
     "client_wait_ns_total",
     "duration_ns_total",
     "fct_ns_total",
+    "datagrams_in_total",
+    "datagrams_out_total",
+    "datagrams_dropped_total",
     "exchanges_total",
     "exchanges_answered_total",
     "exchange_ns_total",
@@ -126,6 +129,8 @@ SCALARS: Final = (
     "frames_invalid_total",
     "weights_foreign_total",
     "fallback_total",
+    "sessions_refused_total",
+    "sessions_redispatched_total",
 )
 SCALAR: Final = {name: index for index, name in enumerate(SCALARS)}
 SCALAR_WORDS: Final = 32

@@ -41,6 +41,7 @@ def test_defaults_are_the_documented_ones() -> None:
         "services": (
             {
                 "name": "web",
+                "protocol": "tcp",
                 "listen": "127.0.0.1:8080",
                 "policy": "sed",
                 "weights": "static",
@@ -55,6 +56,7 @@ def test_defaults_are_the_documented_ones() -> None:
                     "drain_s": 30,
                 },
                 "max_connections": 10000,
+                "responses": None,
                 "reservoir": {"size": 128, "probability": None},
                 "backends": ({"name": "a", "address": "127.0.0.1:9001", "weight": 1},),
             },
