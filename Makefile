@@ -15,7 +15,7 @@ demo: $(READY)
 	$(BIN)/python -m testbed demo
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --cov --cov-fail-under=90
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
@@ -30,4 +30,4 @@ bench: $(READY)
 	$(BIN)/python -m testbed bench
 
 clean:
-	rm -rf $(VENV) build report *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build report *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*
