@@ -12,6 +12,7 @@ from random import getrandbits
 from typing import ClassVar, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lbd.dispatch.load import Load, Vector
 
@@ -54,11 +55,20 @@ class Policy(ABC):
 _TIE_BITS: Final = 12
 
 
+def tie_row(slots: int) -> Vector:
+    """The long row of numbers just above 1, of which each choice takes a window of `slots`."""
+    return 1.0 + 1e-9 * np.random.default_rng(0x5ED).random((1 << 16) + slots)
+
+
+def tie_starts() -> NDArray[np.int64]:
+    """Where the windows begin, 2^12 of them."""
+    return np.random.default_rng(0x71E).integers(0, 1 << 16, 1 << _TIE_BITS)
+
+
 @lru_cache(maxsize=8)
 def _tie_windows(slots: int) -> list[Vector]:
-    rng = np.random.default_rng(0x5ED)
-    row = 1.0 + 1e-9 * rng.random((1 << 16) + slots)
-    return [row[at : at + slots] for at in rng.integers(0, 1 << 16, 1 << _TIE_BITS)]
+    row = tie_row(slots)
+    return [row[at : at + slots] for at in tie_starts()]
 
 
 class LeastScore(Policy):

@@ -1,0 +1,319 @@
+"""Which backend a new flow gets: the rules of `lbd.dispatch`, and those only a simulator can have.
+
+Lives here: compiled mirrors, held to the live rules choice by choice by tests that feed both the
+same random numbers; then rules with a view of all balancers, as references. Never here: weights
+that change by the clock (`testbed.sim.policies`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lbd.dispatch.hcl import HISTORY, HOT_QUANTILE, POOL, REFRESH_EVERY
+from lbd.dispatch.latency import FORGIVE_FLOWS
+from lbd.dispatch.maglev import TABLE_SIZE
+from lbd.dispatch.policy import NONE
+from testbed.sim.compiled import latency
+from testbed.sim.compiled.jit import inner, outer
+from testbed.sim.compiled.random import uniform
+from testbed.sim.records import START_NS, State
+
+RR, WRR, ECMP, WCMP, LSQ, SED, P2C, EWMA, LEAST_TIME, HCL, MAGLEV = range(11)
+RESIDUAL, GLOBAL_SED, ORACLE, JIQ = range(11, 15)
+"""RESIDUAL: a latency average divided by the weight is the cost; SED where the weight is that of
+the agent, `ewma` where it is 1. GLOBAL_SED: true capacities and the queues of all balancers, the
+reference. ORACLE: least time to finish all that a server has and the new flow. JIQ: join idle
+queue (Lu et al., "Join-Idle-Queue", 2011)."""
+
+
+@outer
+def refresh(s: State, m: int) -> None:
+    """What is usable, or a weight, has changed."""
+    policy = s.balancers[m].policy
+    cost, weight = s.cost[m], s.weight[m]
+    usable = s.usable[: s.world[0].usable]
+    if policy == WRR:
+        _refresh_wrr(s, m)
+        return
+    cost[:] = np.inf
+    if policy == EWMA or policy == RESIDUAL:
+        latency.fill(s, m)
+        for slot in usable:
+            cost[slot] = s.filled_ns[slot] / (1.0 if policy == EWMA else weight[slot])
+    elif policy == SED:
+        for slot in usable:
+            cost[slot] = 1.0 / weight[slot]
+    else:
+        for slot in usable:
+            cost[slot] = 1.0
+
+
+@inner
+def _refresh_wrr(s: State, m: int) -> None:
+    at = 0
+    for slot in range(s.q.shape[1]):
+        if at < s.world[0].usable and s.usable[at] == slot:
+            at += 1
+        else:
+            s.views[m, slot].credit = 0.0
+
+
+@inner
+def sampled(s: State, m: int, slot: int, now_ns: float, duration_ns: float) -> None:
+    """A flow on `slot` was answered after `duration_ns`."""
+    balancer = s.balancers[m]
+    policy = balancer.policy
+    by_cost = policy == EWMA or policy == RESIDUAL
+    if not by_cost and policy != LEAST_TIME and policy != HCL:
+        return
+    others_too = balancer.failing > 0 or balancer.unseen > 0
+    mean_ns = latency.add(s, m, slot, now_ns, duration_ns)
+    if balancer.samples % FORGIVE_FLOWS == 0 and latency.forgive(s, m):
+        others_too = True
+    if by_cost and others_too:
+        _seen(s, m, slot)
+        refresh(s, m)
+    elif by_cost and s.cost[m, slot] < np.inf:
+        mean_ns = max(mean_ns, 1.0)
+        s.cost[m, slot] = mean_ns if policy == EWMA else mean_ns / s.weight[m, slot]
+
+
+@outer
+def _seen(s: State, m: int, slot: int) -> None:
+    """`slot` has a sample now; slots out of use need none."""
+    views = s.views[m]
+    views[slot].unseen = 0
+    unseen = 0
+    for other in s.usable[: s.world[0].usable]:
+        unseen += views[other].unseen
+    s.balancers[m].unseen = unseen
+
+
+@outer
+def failed(s: State, m: int, slot: int, age_ns: float) -> None:
+    """`slot` failed a flow that was `age_ns` old."""
+    policy = s.balancers[m].policy
+    if policy == EWMA or policy == RESIDUAL:
+        latency.add_failure(s, m, slot, age_ns)
+        refresh(s, m)
+    elif policy == LEAST_TIME or policy == HCL:
+        latency.add_failure(s, m, slot, age_ns)
+
+
+@inner
+def choose(s: State, m: int, flow: int) -> int:
+    """The slot for `flow`, or NONE."""
+    count = s.world[0].usable
+    if count == 0:
+        return NONE
+    policy = s.balancers[m].policy
+    if policy == SED or policy == LSQ or policy == EWMA or policy == RESIDUAL:
+        return _least_score(s, m)
+    if policy == ECMP:
+        return s.usable[int(uniform(s) * count)]
+    if policy == WCMP:
+        return _wcmp(s, m, count)
+    if policy == RR:
+        s.balancers[m].turn = (s.balancers[m].turn + 1) % count
+        return s.usable[s.balancers[m].turn]
+    if policy == WRR:
+        return _wrr(s, m, count)
+    if policy == P2C:
+        return _p2c(s, m, count)
+    if policy == LEAST_TIME:
+        return _least_time(s, m)
+    if policy == HCL:
+        return _hcl(s, m, count)
+    if policy == MAGLEV:
+        return s.table[s.flows[flow].client % TABLE_SIZE]
+    if policy == GLOBAL_SED:
+        return _global_sed(s)
+    if policy == ORACLE:
+        return _oracle(s, flow)
+    return _jiq(s, m, count)
+
+
+@inner
+def _least_score(s: State, m: int) -> int:
+    tie = s.tie_start[int(uniform(s) * len(s.tie_start))]
+    best, best_score = 0, np.inf
+    for slot in range(s.q.shape[1]):
+        score = (s.q[m, slot] + s.offset[m, slot] * s.tie_row[tie + slot]) * s.cost[m, slot]
+        if score < best_score:
+            best, best_score = slot, score
+    return best
+
+
+@outer
+def _wcmp(s: State, m: int, count: int) -> int:
+    weight = s.weight[m]
+    total = 0.0
+    for at in range(count):
+        total += weight[s.usable[at]]
+    mark, edge = uniform(s) * total, 0.0
+    for at in range(count):
+        edge += weight[s.usable[at]]
+        if edge > mark:
+            return s.usable[at]
+    return s.usable[count - 1]
+
+
+@outer
+def _wrr(s: State, m: int, count: int) -> int:
+    views, weight = s.views[m], s.weight[m]
+    best, total = s.usable[0], 0.0
+    for at in range(count):
+        slot = s.usable[at]
+        views[slot].credit += weight[slot]
+        total += weight[slot]
+        if views[slot].credit > views[best].credit:
+            best = slot
+    views[best].credit -= total
+    return best
+
+
+@outer
+def _p2c(s: State, m: int, count: int) -> int:
+    if count < 2:
+        return s.usable[0]
+    first = int(uniform(s) * count)
+    second = int(uniform(s) * (count - 1))
+    if second >= first:
+        second += 1
+    a, b = s.usable[first], s.usable[second]
+    score_a = (s.q[m, a] + 1.0) * s.weight[m, b]
+    score_b = (s.q[m, b] + 1.0) * s.weight[m, a]
+    return a if score_a <= score_b else b
+
+
+@outer
+def _least_time(s: State, m: int) -> int:
+    now_s = s.world[0].now_s
+    latency.fill(s, m)
+    for slot in s.usable[: s.world[0].usable]:
+        waiting = s.q[m, slot]
+        age_ns = max((waiting * now_s - s.views[m, slot].start_s) * 1e9, 0.0)
+        pending_ns = age_ns / max(waiting, 1.0)
+        s.cost[m, slot] = max(s.filled_ns[slot], pending_ns) / s.weight[m, slot]
+    return _least_score(s, m)
+
+
+@outer
+def _hcl(s: State, m: int, count: int) -> int:
+    pool = s.pool
+    for at in range(count):
+        pool[at] = s.usable[at]
+    if count > POOL:
+        # The first POOL of a random order (Fisher and Yates).
+        for at in range(POOL):
+            other = at + int(uniform(s) * (count - at))
+            pool[at], pool[other] = pool[other], pool[at]
+        count = POOL
+    pool = pool[:count]
+    balancer, history, q = s.balancers[m], s.history[m], s.q[m]
+    for slot in pool:
+        history[balancer.history % HISTORY] = q[slot]
+        balancer.history += 1
+    balancer.choices += 1
+    if balancer.choices % REFRESH_EVERY == 1:
+        balancer.hot_above = _quantile(s, m, HOT_QUANTILE)
+    latency.fill(s, m)
+    best, best_score = NONE, np.inf
+    for slot in pool:
+        if q[slot] <= balancer.hot_above:
+            score = s.filled_ns[slot] * (1.0 + 1e-9 * uniform(s))
+            if best == NONE or score < best_score:
+                best, best_score = slot, score
+    if best != NONE:
+        return best
+    for slot in pool:
+        score = q[slot] + uniform(s)  # whole numbers and less than one
+        if best == NONE or score < best_score:
+            best, best_score = slot, score
+    return best
+
+
+@outer
+def _quantile(s: State, m: int, share: float) -> float:
+    """Of the balancer's history, linear between neighbours as numpy has it."""
+    count = min(s.balancers[m].history, HISTORY)
+    ranked = s.ranked
+    for at in range(count):
+        value, hole = s.history[m, at], at
+        while hole > 0 and ranked[hole - 1] > value:
+            ranked[hole] = ranked[hole - 1]
+            hole -= 1
+        ranked[hole] = value
+    place = share * (count - 1)
+    below = int(place)
+    above = min(below + 1, count - 1)
+    return ranked[below] + (place - below) * (ranked[above] - ranked[below])
+
+
+@outer
+def _global_sed(s: State) -> int:
+    best, best_score = NONE, np.inf
+    for slot in s.usable[: s.world[0].usable]:
+        server = s.servers[slot]
+        score = (server.flows + 1.0 + 1e-9 * uniform(s)) / server.capacity
+        if score < best_score:
+            best, best_score = slot, score
+    return best
+
+
+@outer
+def _oracle(s: State, flow: int) -> int:
+    """Least time until everything there and the new flow are done."""
+    now_s, count = s.world[0].now_s, s.q.shape[1]
+    cpu_s = io_s = 0.0
+    for stage in range(s.work_s.shape[1]):
+        if stage & 1:
+            io_s += s.work_s[flow, stage]
+        else:
+            cpu_s += s.work_s[flow, stage]
+    best, best_score = NONE, np.inf
+    for slot in s.usable[: s.world[0].usable]:
+        cpu, io = s.stations[slot], s.stations[slot + count]
+        # Since `since_s` the station has worked on; at one of many CPUs, job by job.
+        cpu_left = cpu.left_s - (now_s - cpu.since_s) * cpu.speed * min(
+            float(cpu.serving), cpu.cpus
+        )
+        io_left = io.left_s - (now_s - io.since_s) * io.speed * min(float(io.serving), 1.0)
+        alone_s = cpu_s / cpu.speed + io_s / io.speed
+        queued_s = max((cpu_left + cpu_s) / (cpu.speed * cpu.cpus), (io_left + io_s) / io.speed)
+        score = max(alone_s, queued_s) * (1.0 + 1e-9 * uniform(s))
+        if score < best_score:
+            best, best_score = slot, score
+    return best
+
+
+@outer
+def idle(s: State, slot: int) -> None:
+    """The server has nothing to do: it says so to one balancer."""
+    if s.servers[slot].listed:
+        return
+    s.servers[slot].listed = 1
+    m = int(uniform(s) * len(s.balancers))
+    balancer = s.balancers[m]
+    s.idle[m, (balancer.idle_head + balancer.idle) % s.idle.shape[1]] = slot
+    balancer.idle += 1
+
+
+@outer
+def _jiq(s: State, m: int, count: int) -> int:
+    balancer = s.balancers[m]
+    while balancer.idle > 0:
+        slot = s.idle[m, balancer.idle_head]
+        balancer.idle_head = (balancer.idle_head + 1) % s.idle.shape[1]
+        balancer.idle -= 1
+        s.servers[slot].listed = 0
+        for at in range(count):
+            if s.usable[at] == slot:
+                return slot
+    return s.usable[int(uniform(s) * count)]
+
+
+@inner
+def clock_ns(now_s: float) -> int:
+    """The monotonic clock at `now_s` of simulated time."""
+    return START_NS + int(now_s * 1e9)
