@@ -11,6 +11,8 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from config.connecting import Queue, Retry
+from config.health import Check, Feedback, Health, Passive, SlowStart
 from config.schema import Agent, Backend, Config, Ewma, Reservoir, Service, Timeouts
 
 SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
@@ -20,6 +22,13 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("services[].ewma", Ewma),
     ("services[].timeouts", Timeouts),
     ("services[].reservoir", Reservoir),
+    ("services[].health", Health),
+    ("services[].health.check", Check),
+    ("services[].health.passive", Passive),
+    ("services[].health.feedback", Feedback),
+    ("services[].health.slow_start", SlowStart),
+    ("services[].retry", Retry),
+    ("services[].queue", Queue),
     ("agent", Agent),
 )
 

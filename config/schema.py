@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Annotated, Literal, Self, get_args
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     PlainSerializer,
     PlainValidator,
@@ -26,8 +24,11 @@ from pydantic import (
 )
 
 from config.address import FORMS, Address
+from config.connecting import Queue, Retry
+from config.health import Health
 from config.problem import dotted
 from config.relations import DEFAULT_SLOTS, clashes
+from config.section import MAX_DURATION_S, Section
 
 Policy = Literal[
     "rr", "wrr", "ecmp", "wcmp", "lsq", "sed", "p2c", "ewma", "least_time", "hcl", "maglev"
@@ -38,7 +39,6 @@ Reward = Literal["VBF", "logVBF", "VBF+logVBF", "PBF", "MS", "logMS", "CV", "Jai
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,31}$"
 MAX_SLOTS = 1024
-MAX_DURATION_S = 31_536_000  # a year: far from overflow in any timer, and as good as never
 
 
 def _address(value: object) -> Address:
@@ -84,12 +84,6 @@ ListenAddress = Annotated[Address, PlainValidator(_address), *_Text]
 TcpAddress = Annotated[Address, PlainValidator(_tcp_address), *_Text]
 BackendAddress = Annotated[Address, PlainValidator(_destination), *_Text]
 FilePath = Annotated[Path, PlainValidator(_path), *_Text]
-
-
-class Section(BaseModel):
-    """Common to all: immutable, no unknown keys, no conversions between types, no NaN."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Ewma(Section):
@@ -173,6 +167,12 @@ class Backend(Section):
         le=1000,
         description="The backend's configured capacity, relative to the others of its service.",
     )
+    max_connections: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000_000,
+        description="How many flows it takes at once, over all workers; null for no limit.",
+    )
 
 
 class Service(Section):
@@ -234,6 +234,13 @@ class Service(Section):
         ),
     )
     reservoir: Reservoir = Field(default=Reservoir(), description="The samples kept for the agent.")
+    health: Health = Field(default=Health(), description="Which backends are fit for use.")
+    retry: Retry = Field(
+        default=Retry(), description="Further attempts where a backend cannot be connected to."
+    )
+    queue: Queue = Field(
+        default=Queue(), description="Where flows wait for backends that are full."
+    )
     backends: Annotated[tuple[Backend, ...], Field(strict=False)] = Field(
         min_length=1, description="The servers behind the service, at least one."
     )

@@ -14,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from config.address import Address
+from lbd.state_metrics import state_metrics
 from shm import layout as lo
 from shm.reader import Reader
 from shm.region import Region
@@ -92,16 +93,9 @@ class Metrics(Collector):
                 age.add_metric([region.service], (now_ns - beat_ns) * 1e-9)
         restarts = CounterMetricFamily("lbd_worker_restarts_total", "Workers started again.")
         restarts.add_metric([], self._restarts())
-        return [
-            sessions,
-            busy,
-            configured,
-            weight,
-            *totals.values(),
-            *scalars.values(),
-            age,
-            restarts,
-        ]
+        states = state_metrics([reader.region for reader in self._readers])
+        served = [*totals.values(), *scalars.values(), age, restarts, *states]
+        return [sessions, busy, configured, weight, *served]
 
 
 def _metric(row: str) -> str:
@@ -120,9 +114,11 @@ _HELP = {
     "local_failed_total": "Flows for whose backend connection this machine lacked means.",
     "backend_reset_total": "Flows that the backend reset.",
     "backend_silent_total": "Flows that the backend closed without a byte.",
+    "backend_timeout_total": "Flows whose client had asked and whose backend never answered.",
     "client_reset_total": "Flows that the client reset.",
     "idle_timeout_total": "Flows ended for carrying no byte.",
     "total_timeout_total": "Flows ended for lasting too long.",
+    "withdrawn_total": "Flows ended by a drain's deadline, or because their backend went down.",
     "shutdown_total": "Flows ended by a stop of the balancer.",
     "lost_total": "Flows that were open in a worker that died.",
     "bytes_in_total": "Bytes from clients.",
@@ -137,6 +133,9 @@ _HELP = {
     "exchanges_total": "Exchanges begun within flows.",
     "exchanges_answered_total": "Exchanges that got a first byte from the backend.",
     "exchange_ns_total": "Sum of an exchange's first client byte to its first server byte.",
+    "unanswered_total": "Flows that the backend failed before its first byte.",
+    "retried_total": "Flows tried again on the same backend.",
+    "redispatched_total": "Flows that left for another backend.",
 }
 
 _SCALAR_HELP = {
@@ -153,4 +152,9 @@ _SCALAR_HELP = {
     "fallback_total": "Times that the fallback policy took over.",
     "sessions_refused_total": "Datagrams dropped because they would have opened one session more.",
     "sessions_redispatched_total": "Sessions opened anew because their backend was gone.",
+    "queued_total": "Flows that had to wait for a backend with room.",
+    "queue_full_total": "Connections closed because the queue was full.",
+    "queue_timeout_total": "Connections closed after too long in the queue.",
+    "queue_shutdown_total": "Connections closed in the queue by a stop of the balancer.",
+    "retry_refused_total": "Further attempts refused for lack of retry budget.",
 }

@@ -20,6 +20,7 @@ from typing import Final
 
 from config.address import Address
 from config.schema import Config
+from lbd.health.monitor import Monitor
 from lbd.metrics import Metrics
 from lbd.sockets import ListenError, listen, resolve
 from lbd.udp.sockets import bind_udp
@@ -55,6 +56,7 @@ class Supervisor:
         self._config = config
         self._sockets: list[list[socket.socket]] = []
         self._regions: list[Region] = []
+        self._monitors: list[Monitor] = []
         self._workers: dict[int, asyncio.subprocess.Process] = {}
         self._stopping = asyncio.Event()
         self._metrics: Metrics | None = None
@@ -92,6 +94,7 @@ class Supervisor:
             self._regions.append(region)
             for backend in service.backends:
                 region.add_backend(backend.name, str(backend.address), backend.weight)
+            self._monitors.append(Monitor(service, region))
         if config.metrics is not None:
             try:
                 self._metrics = Metrics(config.metrics, self._regions, lambda: self.restarts_total)
@@ -101,6 +104,8 @@ class Supervisor:
     def _clean(self) -> None:
         if self._metrics is not None:
             self._metrics.close()
+        for monitor in self._monitors:
+            monitor.close()
         for region in self._regions:
             region.remove()
         self._close_listeners()
@@ -174,6 +179,8 @@ class Supervisor:
                 log.info("ready: %s", services)
             for region in self._regions:
                 region.beat(now_ns)
+            for monitor in self._monitors:
+                monitor.tick(now_ns)
             for index, process in list(self._workers.items()):
                 last_ns = self._last_beat_ns(index)
                 silent_s = (now_ns - last_ns) * 1e-9 if last_ns else 0.0

@@ -350,3 +350,23 @@ def test_without_it_nothing_of_it_is_kept(daemon: Start, backend: Make) -> None:
         seen = ld.snapshot(service["name"])
         assert seen.exchanges is None
         assert seen.totals["exchanges_total"].tolist() == [0]
+
+
+def test_a_flow_that_moves_to_another_backend_leaves_nothing_behind(
+    daemon: Start, backend: Make
+) -> None:
+    """The first attempts are refused; what the client asked is asked of the other."""
+    addresses = [f"127.0.0.1:{ld.free_port()}", backend(ask_and_wait).address]
+    service = ld.service(addresses, load="exchanges", policy="rr")
+    daemon(service)
+    name = service["name"]
+    for _ in range(4):
+        with connect(service) as sock:
+            for _ in range(2):
+                sock.sendall(b"x")
+                assert sock.recv(1) == b"x"
+    until(lambda: ld.totals(name)["completed_total"] == 4, "all over")
+    seen = ld.snapshot(name)
+    assert seen.totals["connect_failed_total"][0] > 0
+    assert seen.totals["exchanges_answered_total"].tolist() == [0, 8]
+    assert busy(name) == [0, 0]
