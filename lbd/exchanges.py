@@ -79,10 +79,11 @@ class ExchangeFlow(Flow):
 class ExchangeLedger(ShmLedger):
     """Records exchanges beside flows; their latency is what policies go by."""
 
+    tells_durations: ClassVar[bool] = False
+
     def __init__(self, block: WorkerBlock, policies: Sequence[Policy]) -> None:
         super().__init__(block, policies)
         rows = block.rows
-        self._samplers = ()
         self._busy = block.floats["busy"]
         self._exchanges = rows["exchanges"]
         self._exchanges_start_ns = rows["exchanges_start_ns"]

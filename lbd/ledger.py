@@ -7,6 +7,7 @@ On the hot path: five events a flow, about a microsecond in all.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from lbd.dispatch import Policy
 from lbd.flow import BACKEND_FAULT, Flow, Outcome
@@ -16,14 +17,17 @@ MODULUS = 1 << 64
 
 
 class ShmLedger:
-    """The `Ledger` of one service in one worker."""
+    """The `Ledger` of one service in one worker.
+
+    tells_durations: whether policies go by them, and not by another measure of latency.
+    """
+
+    tells_durations: ClassVar[bool] = True
 
     def __init__(self, block: WorkerBlock, policies: Sequence[Policy]) -> None:
         rows = block.rows
         self._block = block
         self._policies = policies
-        # Whom durations are samples for; another measure of latency may stand in for them.
-        self._samplers = policies
         self._flows = block.flows
         self._waiting = rows["waiting"]
         self._waiting_start_ns = rows["waiting_start_ns"]
@@ -62,8 +66,9 @@ class ShmLedger:
         self._first_byte_total[slot] += 1
         self._duration_ns_total[slot] += duration_ns
         self._block.sample_duration(slot, now_ns, duration_ns)
-        for policy in self._samplers:
-            policy.sampled(slot, now_ns, duration_ns)
+        if self.tells_durations:
+            for policy in self._policies:
+                policy.sampled(slot, now_ns, duration_ns)
 
     def moved(self, slot: int, bytes_in: int, bytes_out: int) -> None:
         """Bytes relayed since the last call, of a flow that may still be open."""
