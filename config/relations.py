@@ -34,14 +34,10 @@ def clashes(config: object) -> list[Clash]:
     """All broken rules in `config`, plain data in the shape of `schema.Config` or not at all."""
     services = _elements((), config, "services")
     metrics = config.get("metrics") if isinstance(config, dict) else None
-    datagrams = [one for one in services if one[1].get("protocol") == "udp"]
-    udp_listens = list(_addresses(datagrams, "listen"))
-    listens = list(_addresses([one for one in services if one not in datagrams], "listen"))
+    listens = list(_addresses(services, "listen"))
     metrics_address = _address(metrics)
     taken = [*listens, (("metrics",), metrics_address)] if metrics_address else listens
     found = [*_repeated(_names(services), "name"), *_repeated(taken, "listen address")]
-    found += _repeated(udp_listens, "listen address for UDP")
-    found += _streams(udp_listens)
     for loc, service in services:
         backends = _elements(loc, service, "backends")
         slots = service.get("slots", DEFAULT_SLOTS)
@@ -52,10 +48,8 @@ def clashes(config: object) -> list[Clash]:
         found += _repeated(_names(backends), "name in its service")
         addresses = list(_addresses(backends, "address"))
         found += _repeated(addresses, "address in its service")
-        if (loc, service) in datagrams:
-            found += [*_loops(addresses, udp_listens), *_streams(addresses)]
-        else:
-            found += _loops(addresses, listens)
+        found += _loops(addresses, listens)
+        found += _mixed(addresses, _address(service.get("listen")))
     return found
 
 
@@ -99,11 +93,12 @@ def _repeated(values: Iterable[tuple[Loc, object]], what: str) -> Iterator[Clash
             first[value] = loc
 
 
-def _streams(addresses: list[tuple[Loc, Address]]) -> Iterator[Clash]:
-    """Those of a UDP service that no datagram can go to."""
-    for loc, address in addresses:
-        if address.kind == "unix":
-            yield Clash(loc, address, "host:port or [v6]:port, for the protocol is udp")
+def _mixed(backends: list[tuple[Loc, Address]], listen: Address | None) -> Iterator[Clash]:
+    """Datagrams cannot go on as a connection, nor connections as datagrams."""
+    for loc, backend in backends:
+        if listen and (backend.kind == "udp") != (listen.kind == "udp"):
+            form = "udp:host:port" if listen.kind == "udp" else "no udp:host:port"
+            yield Clash(loc, backend, f"{form}, for the service listens on {listen}")
 
 
 def _loops(
@@ -124,7 +119,7 @@ def _reaches(backend: Address, listen: Address) -> bool:
     """
     if backend == listen:
         return True
-    if backend.kind == "unix" or listen.kind == "unix" or backend.port != listen.port:
+    if backend.kind == "unix" or backend.kind != listen.kind or backend.port != listen.port:
         return False
     return any(
         target == bound

@@ -173,6 +173,12 @@ class Backend(Section):
         le=1_000_000,
         description="How many flows it takes at once, over all workers; null for no limit.",
     )
+    state: Literal["ready", "drain", "maint"] = Field(
+        default="ready",
+        description=(
+            "drain: it gets no new flows, and keeps those that are open; maint: nor checks either."
+        ),
+    )
 
 
 class Service(Section):
@@ -181,9 +187,6 @@ class Service(Section):
     name: str = Field(
         pattern=NAME_PATTERN,
         description="The service's name, unique; it also names the shared-memory region.",
-    )
-    protocol: Literal["tcp", "udp"] = Field(
-        default="tcp", description="What is balanced: TCP connections, or UDP sessions."
     )
     listen: ListenAddress = Field(description=f"Where clients connect, {FORMS}; unique.")
     policy: Policy = Field(default="sed", description="How a backend is chosen for a flow.")
@@ -229,7 +232,7 @@ class Service(Section):
         ge=1,
         le=1_000_000,
         description=(
-            "The protocol udp: how many datagrams answer one, after which a session is over; null "
+            "Of a UDP service: how many datagrams answer one, after which a session is over; null "
             "where only timeouts.idle_s ends it."
         ),
     )
@@ -248,8 +251,9 @@ class Service(Section):
     @field_validator("responses")
     @classmethod
     def _only_datagrams_are_counted(cls, responses: int | None, info: ValidationInfo) -> int | None:
-        if responses is not None and info.data.get("protocol") == "tcp":
-            raise ValueError("null, for the protocol is tcp")
+        listen = info.data.get("listen")  # missing when it is itself invalid
+        if responses is not None and listen is not None and listen.kind != "udp":
+            raise ValueError("null, for the service does not listen on udp:host:port")
         return responses
 
     @field_validator("weights")

@@ -23,6 +23,7 @@ from typing import ClassVar, Final
 from lbd.dispatch import Policy
 from lbd.flow import Flow, Outcome
 from lbd.ledger import MODULUS, ShmLedger
+from shm.histogram import HistogramWriter
 from shm.worker import WorkerBlock
 
 SPARE_NS: Final = 1_000_000_000
@@ -81,8 +82,13 @@ class ExchangeLedger(ShmLedger):
 
     tells_durations: ClassVar[bool] = False
 
-    def __init__(self, block: WorkerBlock, policies: Sequence[Policy]) -> None:
-        super().__init__(block, policies)
+    def __init__(
+        self,
+        block: WorkerBlock,
+        policies: Sequence[Policy],
+        histograms: HistogramWriter | None = None,
+    ) -> None:
+        super().__init__(block, policies, histograms)
         rows = block.rows
         self._busy = block.floats["busy"]
         self._exchanges = rows["exchanges"]
@@ -112,7 +118,7 @@ class ExchangeLedger(ShmLedger):
         self._exchanges_answered_total[slot] += 1
         self._exchange_ns_total[slot] += latency_ns
         self._block.sample_exchange(slot, now_ns, latency_ns)
-        for policy in self._policies:
+        for policy in self.policies:
             policy.sampled(slot, now_ns, latency_ns)
 
     def ended(self, flow: Flow, outcome: Outcome, now_ns: int) -> None:

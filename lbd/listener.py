@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import errno
 import socket
-from typing import Final
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Final
 
 from lbd.poller import READ, Poller
 from lbd.relay import Relay
 from lbd.service import Service
+
+Accept = Callable[[], tuple[socket.socket, Any]]
 
 _ACCEPTS: Final = 64
 """Accepts in a row before the flows that are open have their turn."""
@@ -40,13 +44,18 @@ _GONE: Final = frozenset(
 
 
 class Listener:
-    """`max_flows` is this worker's share of the service's bound."""
+    """`max_flows` is this worker's share of the service's bound; `sockets` are accepted from in
+    turn."""
 
     def __init__(
-        self, service: Service, sock: socket.socket, poller: Poller, max_flows: int
+        self,
+        service: Service,
+        sockets: Sequence[socket.socket],
+        poller: Poller,
+        max_flows: int,
     ) -> None:
         self._service = service
-        self._sock = sock
+        self._sockets = sockets
         self._poller = poller
         self._max_flows = max_flows
         self._accepting = False
@@ -58,26 +67,37 @@ class Listener:
         """Accept again, if there is room."""
         if not (self._accepting or self._closed) and self._service.connections() < self._max_flows:
             self._accepting = True
-            # Level-triggered: what is left after a round is told again.
-            self._poller.watch(self._sock.fileno(), self._on_ready, READ)
+            for sock in self._sockets:
+                # Level-triggered: what is left after a round is told again.
+                self._poller.watch(sock.fileno(), partial(self._on_ready, sock.accept), READ)
+
+    def limit(self, max_flows: int) -> None:
+        """Another bound from the next connection on."""
+        self._max_flows = max_flows
+        self.resume()
+
+    def _stop(self) -> None:
+        self._accepting = False
+        for sock in self._sockets:
+            self._poller.unwatch(sock.fileno())
 
     def _pause(self, counter: str) -> None:
-        self._accepting = False
-        self._poller.unwatch(self._sock.fileno())
+        self._stop()
         self._service.block.count(counter)
 
     def close(self) -> None:
         """Accept no more, but for what is connected already."""
+        for sock in self._sockets:
+            if self._accepting:
+                self._on_ready(sock.accept, READ)
         if self._accepting:
-            self._on_ready(READ)
-        if self._accepting:
-            self._accepting = False
-            self._poller.unwatch(self._sock.fileno())
+            self._stop()
         self._closed = True
-        self._sock.close()
+        for sock in self._sockets:
+            sock.close()
 
-    def _on_ready(self, events: int) -> None:
-        accept, service, closing = self._sock.accept, self._service, self._poller.closing
+    def _on_ready(self, accept: Accept, events: int) -> None:
+        service, closing = self._service, self._poller.closing
         for _ in range(_ACCEPTS):
             taken = service.connections()
             if taken >= self._max_flows:

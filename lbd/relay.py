@@ -140,6 +140,14 @@ class Relay:
         if events & READ and self.flow.outcome is None:
             backend.on_event(events)
 
+    def peer(self) -> object:
+        """The client's sockaddr. Raises OSError where it has gone."""
+        return self.client.sock.getpeername()
+
+    def carried(self) -> tuple[int, int]:
+        """Bytes from the client and to it."""
+        return self.client.bytes_read, self.backend.bytes_read if self.backend is not None else 0
+
     def check(self, now_ns: int, connect_ns: int, idle_ns: int, total_ns: int) -> None:
         """Account for what moved since the last check; end the flow if a limit has passed.
 
@@ -164,9 +172,7 @@ class Relay:
 
     def _moved(self) -> tuple[int, int]:
         flow = self.flow
-        backend = self.backend
-        flow.bytes_in = self.client.bytes_read
-        flow.bytes_out = backend.bytes_read if backend is not None else 0
+        flow.bytes_in, flow.bytes_out = self.carried()
         moved = (flow.bytes_in - self.moved_in, flow.bytes_out - self.moved_out)
         self.moved_in, self.moved_out = flow.bytes_in, flow.bytes_out
         if moved != (0, 0):

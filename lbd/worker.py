@@ -1,8 +1,9 @@
 """A worker process: one loop, its share of every service, until its stdin ends or a signal comes.
 
 Lives here: the wiring, the timers, the end. Never here: what a flow or a policy does.
-Upstream: the supervisor, which hands over the assignment as one line of JSON on stdin, the
-listening sockets as inherited descriptors, and by keeping stdin open the news that it is alive.
+Upstream: the supervisor, which hands over the assignment as the first message on stdin (see
+`lbd.channel`), then orders, the listening sockets as inherited descriptors, and by keeping stdin
+open the news that it is alive.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import asyncio
 import contextlib
 import faulthandler
 import gc
-import json
 import logging
 import os
 import resource
@@ -25,10 +25,14 @@ from typing import Any, Final
 import uvloop
 
 from config.schema import Config
+from config.schema import Service as ServiceConfig
+from lbd.channel import Channel, Message, receive
 from lbd.listener import Listener
+from lbd.orders import Orders
 from lbd.poller import Poller
 from lbd.service import Service
 from lbd.udp.sessions import Sessions
+from shm.errors import RegionError
 from shm.region import Region
 
 log = logging.getLogger(__name__)
@@ -41,18 +45,16 @@ SPARE_FDS: Final = 8
 
 @dataclass(frozen=True)
 class Assignment:
-    """What the supervisor tells a worker: its number, the configuration, a descriptor a service."""
+    """What the supervisor tells a worker: its number and the configuration; for each service the
+    descriptors to accept from and the generation of its region."""
 
     index: int
     config: dict[str, Any]
-    listen_fds: list[int]
+    listen_fds: list[list[int]]
+    generations: list[int]
 
-    def dump(self) -> bytes:
-        return json.dumps(asdict(self)).encode() + b"\n"
-
-    @classmethod
-    def load(cls, line: bytes) -> Assignment:
-        return cls(**json.loads(line))
+    def message(self) -> Message:
+        return asdict(self)
 
 
 class Worker:
@@ -66,35 +68,49 @@ class Worker:
         self._listeners: list[Listener | Sessions] = []
         self._draining = False
         self.failed = False
-        workers = self._config.workers
-        for config in self._config.services:
+        scraped = self._config.metrics is not None
+        for config, generation in zip(self._config.services, assignment.generations, strict=True):
             region = Region.attach(config.name)
-            self._services.append(Service(config, region, assignment.index, self._poller))
-        room = _flows_possible() // len(self._services)
-        for service, fd in zip(self._services, assignment.listen_fds, strict=True):
-            sock = socket.socket(fileno=fd)
-            sock.setblocking(False)
-            share = -(-service.config.max_connections // workers)
-            if room < share:
-                log.warning(
-                    "service %s: descriptors for %d flows, not %d (see `ulimit -n`)",
-                    service.config.name,
-                    room,
-                    share,
-                )
-            kind = Sessions if service.config.protocol == "udp" else Listener
-            self._listeners.append(kind(service, sock, self._poller, min(share, room)))
+            if region.generation != generation:
+                # The name has changed hands since: another worker writes to that block.
+                raise RegionError(f"service {config.name}: its region was replaced")
+            self._services.append(
+                Service(config, region, assignment.index, self._poller, histograms=scraped)
+            )
+        self._room = _flows_possible() // len(self._services)
+        for service, fds in zip(self._services, assignment.listen_fds, strict=True):
+            sockets = [socket.socket(fileno=fd) for fd in fds]
+            for sock in sockets:
+                sock.setblocking(False)
+            share = self._share(service.config)
+            kind = Sessions if service.config.listen.kind == "udp" else Listener
+            self._listeners.append(kind(service, sockets, self._poller, share))
 
-    def run(self) -> None:
+    def _share(self, service: ServiceConfig) -> int:
+        """How many of a service's flows this worker carries at once."""
+        share = -(-service.max_connections // self._config.workers)
+        if self._room < share:
+            log.warning(
+                "service %s: descriptors for %d flows, not %d (see `ulimit -n`)",
+                service.name,
+                self._room,
+                share,
+            )
+        return min(share, self._room)
+
+    def run(self, line: socket.socket) -> None:
+        """`line` is the supervisor's, without the assignment."""
         loop = self._loop
+        orders = Orders(self._services, self._configure)
+        channel = Channel(lambda order: channel.send(orders.answer(order)), self._supervisor_gone)
+        loop.run_until_complete(loop.create_connection(lambda: channel, sock=line))
         loop.set_exception_handler(self._on_error)
         loop.add_signal_handler(signal.SIGTERM, self._stop)
         loop.add_signal_handler(signal.SIGQUIT, self._drain)
         # A terminal's Ctrl-C reaches the whole group; the supervisor decides what it means.
         loop.add_signal_handler(signal.SIGINT, lambda: None)
-        loop.add_reader(sys.stdin.fileno(), self._supervisor_gone)
         self._refresh()
-        self._check(min(service.check_every_s() for service in self._services))
+        self._check()
         loop.run_forever()
         now_ns = monotonic_ns()
         for service in self._services:
@@ -108,8 +124,9 @@ class Worker:
         for service in self._services:
             service.refresh(now_ns)
 
-    def _check(self, every_s: float) -> None:
-        self._loop.call_later(every_s, self._check, every_s)
+    def _check(self) -> None:
+        every_s = min(service.check_every_s() for service in self._services)
+        self._loop.call_later(every_s, self._check)
         now_ns = monotonic_ns()
         for service in self._services:
             service.check(now_ns)
@@ -118,6 +135,15 @@ class Worker:
         else:
             for listener in self._listeners:
                 listener.resume()
+
+    def _configure(self, config: Config) -> None:
+        """Go by another configuration that changes no listener, no worker and no region."""
+        self._config = config
+        for service, of_service, listener in zip(
+            self._services, config.services, self._listeners, strict=True
+        ):
+            service.configure(of_service)
+            listener.limit(self._share(of_service))
 
     def _stop_if_done(self) -> None:
         if not any(service.connections() for service in self._services):
@@ -138,7 +164,6 @@ class Worker:
         self._loop.call_soon(self._stop_if_done)
 
     def _supervisor_gone(self) -> None:
-        self._loop.remove_reader(sys.stdin.fileno())
         log.warning("the supervisor is gone: finishing the flows that are open")
         self._drain()
 
@@ -169,12 +194,15 @@ def main() -> int:
     # The soft limit is for programs that use select(2).
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    line = sys.stdin.buffer.readline()
-    if not line:
+    line = socket.socket(fileno=os.dup(sys.stdin.fileno()))
+    line.setblocking(True)
+    message = receive(line)
+    if message is None:
         return 1
+    line.setblocking(False)
     loop = uvloop.new_event_loop()
-    worker = Worker(Assignment.load(line), loop)
-    worker.run()
+    worker = Worker(Assignment(**message), loop)
+    worker.run(line)
     with contextlib.suppress(RuntimeError):
         loop.close()
     return 1 if worker.failed else 0

@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Sequence
+from functools import partial
 from time import monotonic_ns
 from typing import Any, Final
 
@@ -48,46 +50,63 @@ Key = tuple[Any, bytes]
 
 
 class Sessions:
-    """All sessions of a service in this worker, at most `max_flows`, behind one bound socket."""
+    """All sessions of a service in this worker, at most `max_flows`.
+
+    `sockets` are bound to one address: any of them can answer what came to another.
+    """
 
     def __init__(
-        self, service: Service, sock: socket.socket, poller: Poller, max_flows: int
+        self,
+        service: Service,
+        sockets: Sequence[socket.socket],
+        poller: Poller,
+        max_flows: int,
     ) -> None:
         self.service = service
         self.poller = poller
         self.closed_ns = 0
-        self.responses = service.config.responses
         rows = service.block.rows
         self.datagrams_in = rows["datagrams_in_total"]
         self.datagrams_out = rows["datagrams_out_total"]
         self.dropped = rows["datagrams_dropped_total"]
-        self._sock = sock
-        self._everywhere = bound_everywhere(sock)
+        self._sockets = sockets
+        self._everywhere = bound_everywhere(sockets[0])
         self._max_flows = max_flows
         self._table: dict[Key, Session] = {}
-        # Level-triggered: what is left after a round is told again.
-        poller.watch(sock.fileno(), self._on_ready, READ)
+        for sock in sockets:
+            # Level-triggered: what is left after a round is told again.
+            poller.watch(sock.fileno(), partial(self._on_ready, sock), READ)
 
     def resume(self) -> None:
         """A full table takes nobody, and needs no telling when there is room."""
 
+    def limit(self, max_flows: int) -> None:
+        """Another bound from the next session on."""
+        self._max_flows = max_flows
+
     def close(self) -> None:
-        """No new sessions; those that wait for an answer may have it."""
+        """Read no more: who comes now is another process's. Who waits for an answer may have it."""
         self.closed_ns = monotonic_ns()
+        for sock in self._sockets:
+            self.poller.unwatch(sock.fileno())
         if not self._table:
-            self.poller.close_socket(self._sock)
+            self._close_sockets()
         for session in list(self._table.values()):
             session.linger(self.closed_ns)
 
-    def _on_ready(self, events: int) -> None:
+    def _close_sockets(self) -> None:
+        for sock in self._sockets:
+            self.poller.close_socket(sock)
+
+    def _on_ready(self, sock: socket.socket, events: int) -> None:
         for _ in range(_ROUNDS):
             try:
-                count, key = self._receive()
+                count, key = self._receive(sock)
             except BlockingIOError:
                 return
             session = self._table.get(key)
             if session is None:
-                if self.closed_ns or len(self._table) >= self._max_flows:
+                if len(self._table) >= self._max_flows:
                     self.service.block.count("sessions_refused_total")
                 else:
                     self.service.block.count("accepted_total")
@@ -95,11 +114,11 @@ class Sessions:
             else:
                 session.ask(_buffer[:count])
 
-    def _receive(self) -> tuple[int, Key]:
+    def _receive(self, sock: socket.socket) -> tuple[int, Key]:
         if self._everywhere:
-            count, received, _, peer = self._sock.recvmsg_into([_buffer], ANCILLARY_BYTES)
+            count, received, _, peer = sock.recvmsg_into([_buffer], ANCILLARY_BYTES)
             return count, (peer, answer_from(received))
-        count, peer = self._sock.recvfrom_into(_buffer)
+        count, peer = sock.recvfrom_into(_buffer)
         return count, (peer, b"")
 
     def open(self, key: Key, data: bytes, tried: tuple[int, ...] = ()) -> None:
@@ -149,9 +168,9 @@ class Sessions:
         peer, local = key
         try:
             if local:
-                self._sock.sendmsg([data], control(local), 0, peer)
+                self._sockets[0].sendmsg([data], control(local), 0, peer)
             else:
-                self._sock.sendto(data, peer)
+                self._sockets[0].sendto(data, peer)
         except OSError:
             return False
         return True
@@ -161,7 +180,7 @@ class Sessions:
         del self._table[session.key]
         self.service.relays.discard(session)
         if self.closed_ns and not self._table:
-            self.poller.close_socket(self._sock)
+            self._close_sockets()
 
 
 class Session:
@@ -176,8 +195,8 @@ class Session:
         "client_news",
         "flow",
         "held",
+        "idle_since_ns",
         "key",
-        "last_ns",
         "reported",
         "sessions",
         "sock",
@@ -198,7 +217,7 @@ class Session:
         self.sock = sock
         self.tried = tried
         self.held: bytes | None = None
-        self.last_ns = flow.accepted_ns
+        self.idle_since_ns = flow.accepted_ns
         self.asked = self.answers = 0
         self.bytes_in = self.bytes_out = 0
         self.reported = (0, 0, 0, 0)
@@ -213,7 +232,7 @@ class Session:
 
     def ask(self, data: bytes | memoryview) -> None:
         """A datagram of the client's."""
-        self.last_ns = now_ns = monotonic_ns()
+        self.idle_since_ns = now_ns = monotonic_ns()
         if self.client_news:
             self.client_news = False
             self.backend_news = self.backend_news or self.flow.turns
@@ -240,7 +259,7 @@ class Session:
             except OSError:
                 self._fail(None)
                 return
-            self.last_ns = now_ns = monotonic_ns()
+            self.idle_since_ns = now_ns = monotonic_ns()
             self.held = None
             if self.backend_news:
                 self.backend_news = False
@@ -255,7 +274,7 @@ class Session:
                 return
 
     def _answered_in_full(self) -> bool:
-        responses = self.sessions.responses
+        responses = self.sessions.service.config.responses
         return responses is not None and self.answers >= responses * self.asked
 
     def _fail(self, unsent: bytes | None) -> None:
@@ -270,6 +289,14 @@ class Session:
         if not self.flow.waiting:
             self.end(Outcome.COMPLETED, now_ns)
 
+    def peer(self) -> object:
+        """The client's sockaddr."""
+        return self.key[0]
+
+    def carried(self) -> tuple[int, int]:
+        """Bytes from the client and to it."""
+        return self.bytes_in, self.bytes_out
+
     def check(self, now_ns: int, connect_ns: int, idle_ns: int, total_ns: int) -> None:
         """Account for what passed since the last check; end what is idle or too old."""
         self._account()
@@ -278,7 +305,7 @@ class Session:
             flow.look(now_ns)
         if closed_ns and now_ns - closed_ns > LINGER_NS:
             self.abort(Outcome.SHUTDOWN)
-        elif now_ns - self.last_ns > idle_ns:
+        elif now_ns - self.idle_since_ns > idle_ns:
             self._idle(now_ns)
         elif total_ns and now_ns - flow.accepted_ns > total_ns:
             self.abort(Outcome.TOTAL_TIMEOUT)
@@ -286,8 +313,8 @@ class Session:
     def _idle(self, now_ns: int) -> None:
         if self.flow.first_byte_ns:
             # It was over with its last datagram; only now is that known.
-            self.end(Outcome.COMPLETED, self.last_ns)
-        elif self.sessions.responses is None:
+            self.end(Outcome.COMPLETED, self.idle_since_ns)
+        elif self.sessions.service.config.responses is None:
             self.abort(Outcome.IDLE_TIMEOUT)
         else:
             self.abort(Outcome.BACKEND_SILENT)

@@ -30,7 +30,7 @@ _V6: Final = struct.Struct("@16sI")  # in6_pktinfo: address, interface
 Control = list[tuple[int, int, bytes]]
 
 
-def bind_udp(address: Address, count: int) -> list[socket.socket]:
+def bind(address: Address, count: int) -> list[socket.socket]:
     """One socket a worker on one address, by SO_REUSEPORT.
 
     The kernel gives all datagrams of one client to the same of them. Raises ListenError.
@@ -46,8 +46,18 @@ def bind_udp(address: Address, count: int) -> list[socket.socket]:
         raise ListenError(address, error) from None
 
 
+def bind_beside(address: Address, count: int) -> list[socket.socket]:
+    """`count` more on an address that this process has; some clients are another's then.
+
+    Raises ListenError.
+    """
+    try:
+        return _bind(*resolve(address), count)
+    except OSError as error:
+        raise ListenError(address, error) from None
+
+
 def _bind(family: int, sockaddr: Any, count: int) -> list[socket.socket]:
-    everywhere = ipaddress.ip_address(sockaddr[0].partition("%")[0]).is_unspecified
     sockets: list[socket.socket] = []
     try:
         for _ in range(count):
@@ -56,11 +66,8 @@ def _bind(family: int, sockaddr: Any, count: int) -> list[socket.socket]:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
             _v6only(sock)
-            if everywhere and family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
-            elif everywhere:
-                sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
             sock.bind(sockaddr)
+            tell_destination(sock)
     except OSError:
         for sock in sockets:
             sock.close()
@@ -71,6 +78,16 @@ def _bind(family: int, sockaddr: Any, count: int) -> list[socket.socket]:
 def _v6only(sock: socket.socket) -> None:
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+
+
+def tell_destination(sock: socket.socket) -> None:
+    """Have it tell where each datagram was sent to, if it is bound to all addresses."""
+    if not bound_everywhere(sock):
+        return
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
 
 
 def bound_everywhere(sock: socket.socket) -> bool:

@@ -42,7 +42,6 @@ def test_defaults_are_the_documented_ones() -> None:
         "services": (
             {
                 "name": "web",
-                "protocol": "tcp",
                 "listen": "127.0.0.1:8080",
                 "policy": "sed",
                 "weights": "static",
@@ -86,6 +85,7 @@ def test_defaults_are_the_documented_ones() -> None:
                         "address": "127.0.0.1:9001",
                         "weight": 1,
                         "max_connections": None,
+                        "state": "ready",
                     },
                 ),
             },

@@ -39,7 +39,7 @@ class DatagramServer:
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
         self._sock.bind((host, 0))
         self.port = int(self._sock.getsockname()[1])
-        self.address = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+        self.address = f"udp:[{host}]:{self.port}" if ":" in host else f"udp:{host}:{self.port}"
         self.seen: list[tuple[bytes, Any]] = []
         self.sent: list[tuple[bytes, Any]] = []
         self._ending = False
@@ -77,8 +77,8 @@ def free_udp_port(host: str = "127.0.0.1") -> int:
 
 def udp_service(backends: list[str], **settings: Any) -> dict[str, Any]:
     """A UDP service's section, on a free port unless `settings` say otherwise."""
-    listen = f"127.0.0.1:{free_udp_port()}"
-    return ld.service(backends, **{"protocol": "udp", "listen": listen, **settings})
+    listen = f"udp:127.0.0.1:{free_udp_port()}"
+    return ld.service(backends, **{"listen": listen, **settings})
 
 
 def client(service: dict[str, Any], host: str = "") -> socket.socket:

@@ -146,7 +146,7 @@ def test_lost_and_reordered_datagrams_pass_as_their_ends_sent_them(
 
 def test_an_answer_leaves_from_the_address_that_was_asked(daemon: Start, serve: Serve) -> None:
     """Listening everywhere: a connected client of 127.0.0.2 gets nothing from 127.0.0.1."""
-    service = udp_service([serve().address], listen=f"0.0.0.0:{free_udp_port()}")
+    service = udp_service([serve().address], listen=f"udp:0.0.0.0:{free_udp_port()}")
     daemon(service)
     for host in ("127.0.0.1", "127.0.0.2", "127.0.0.3"):
         with client(service, host) as sock:
@@ -156,7 +156,7 @@ def test_an_answer_leaves_from_the_address_that_was_asked(daemon: Start, serve: 
 
 @pytest.mark.parametrize("host", ["::1", "::"])
 def test_ipv6_at_both_ends(daemon: Start, serve: Serve, host: str) -> None:
-    listen = f"[{host}]:{free_udp_port('::1')}"
+    listen = f"udp:[{host}]:{free_udp_port('::1')}"
     service = udp_service([serve(host="::1").address], listen=listen)
     daemon(service)
     with client(service, "::1") as sock:
@@ -230,7 +230,7 @@ def gone() -> Iterator[Callable[[], str]]:
             sock = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
             sock.bind(("127.0.0.1", 0))
             sock.connect(("127.0.0.9", 9))
-            return f"127.0.0.1:{sock.getsockname()[1]}"
+            return f"udp:127.0.0.1:{sock.getsockname()[1]}"
 
         yield make
 
@@ -399,7 +399,7 @@ def test_tcp_and_udp_share_an_address(daemon: Start, serve: Serve) -> None:
     """As a name server needs it."""
     server = serve()
     udp = udp_service([server.address])
-    tcp = ld.service([f"127.0.0.1:{ld.free_port()}"], listen=udp["listen"])
+    tcp = ld.service([f"127.0.0.1:{ld.free_port()}"], listen=udp["listen"].removeprefix("udp:"))
     one = daemon(udp, tcp, workers=2)
     assert ask(udp) == b"ping"
     assert one.stop() == 0
