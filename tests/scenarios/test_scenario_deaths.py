@@ -48,7 +48,7 @@ def never_back(before: dict[str, int], after: dict[str, int]) -> bool:
 
 @pytest.mark.parametrize("load", ["flows", "exchanges"])
 @pytest.mark.parametrize(
-    "kills", [2, pytest.param(20, marks=[pytest.mark.slow, pytest.mark.timeout(300)])]
+    "kills", [2, pytest.param(8, marks=[pytest.mark.slow, pytest.mark.timeout(600)])]
 )
 def test_killed_workers_lose_their_own_flows_and_count_them(
     daemon: Start, backend: Make, capsys: pytest.CaptureFixture[str], load: str, kills: int
