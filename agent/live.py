@@ -28,6 +28,7 @@ from config.relations import DEFAULT_SLOTS
 from config.schema import Agent as AgentConfig
 from config.schema import Config
 from sd.notify import Notifier
+from shm import layout as lo
 from shm.errors import RegionAbsent, RegionBusy, RegionError
 from shm.reader import Reader
 from shm.region import Region
@@ -39,6 +40,8 @@ RETRY_NS: Final = 100_000_000
 """How often a region that is not there is looked for."""
 MODES: Final = {"learn": 1, "frozen": 2, "shadow": 3}
 """As the region's `mode` word tells them."""
+ORDERED: Final = {lo.AGENT_SHADOW: 3, lo.AGENT_PAUSE: 4}
+"""The same, of what an operator asked for: paused, it lets its weights expire."""
 LEAST_REPLAY_STEPS: Final = 512
 """Of the learner, however many backends there may be: less is too little to draw from."""
 

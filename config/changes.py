@@ -32,7 +32,7 @@ def needs_new_workers(before: Config, after: Config) -> bool:
 
     def frame(config: Config) -> list[Any]:
         services = [[getattr(s, key) for key in _BUILT_IN] for s in config.services]
-        return [config.workers, config.metrics is None, services]
+        return [config.workers, config.metrics is None, config.log, services]
 
     return frame(before) != frame(after)
 

@@ -11,8 +11,10 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from config.api import Api
 from config.connecting import Queue, Retry
 from config.health import Check, Feedback, Health, Passive, SlowStart
+from config.logs import FlowLog, Log
 from config.schema import Agent, Backend, Config, Ewma, Reservoir, Service, Timeouts
 
 SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
@@ -29,7 +31,10 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("services[].health.slow_start", SlowStart),
     ("services[].retry", Retry),
     ("services[].queue", Queue),
+    ("services[].flow_log", FlowLog),
     ("agent", Agent),
+    ("api", Api),
+    ("log", Log),
 )
 
 

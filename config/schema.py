@@ -24,8 +24,10 @@ from pydantic import (
 )
 
 from config.address import FORMS, Address
+from config.api import Api
 from config.connecting import Queue, Retry
 from config.health import Health
+from config.logs import FlowLog, Log
 from config.problem import dotted
 from config.relations import DEFAULT_SLOTS, clashes
 from config.section import MAX_DURATION_S, Section
@@ -244,6 +246,9 @@ class Service(Section):
     queue: Queue = Field(
         default=Queue(), description="Where flows wait for backends that are full."
     )
+    flow_log: FlowLog | None = Field(
+        default=None, description="A line a flow in the log; null for none."
+    )
     backends: Annotated[tuple[Backend, ...], Field(strict=False)] = Field(
         min_length=1, description="The servers behind the service, at least one."
     )
@@ -357,6 +362,10 @@ class Config(Section):
         default=None,
         description="Where Prometheus finds the metrics, host:port or [v6]:port; null for none.",
     )
+    api: Api | None = Field(
+        default=None, description="The runtime API, which lbctl speaks; null for none."
+    )
+    log: Log = Field(default=Log(), description="Where events and flows are logged.")
     services: Annotated[tuple[Service, ...], Field(strict=False)] = Field(
         min_length=1, description="What is balanced, at least one service."
     )

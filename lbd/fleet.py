@@ -243,10 +243,6 @@ class Fleet:
             wait_s += max(service.timeouts.drain_s for service in self.config.services)
         asyncio.get_running_loop().call_later(wait_s, self._kill)
 
-    def signal(self, number: signal.Signals) -> None:
-        for worker in self._workers.values():
-            worker.signal(number)
-
     async def gone(self) -> None:
         """Until the last worker has ended."""
         await asyncio.gather(*self._keepers)

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from lbd.dispatch import Policy
 from lbd.flow import BACKEND_FAULT, Flow, Outcome
+from lbd.flow_log import FlowLog
 from shm import layout as lo
 from shm.histogram import HistogramWriter
 from shm.worker import WorkerBlock
@@ -35,6 +36,7 @@ class ShmLedger:
         histograms: HistogramWriter | None = None,
     ) -> None:
         rows = block.rows
+        self.log: FlowLog | None = None
         self._histograms = histograms
         self._block = block
         self.policies = policies
@@ -93,6 +95,8 @@ class ShmLedger:
         slot = flow.slot
         self._flows[slot] -= 1.0
         self._outcome[outcome][slot] += 1
+        if self.log:
+            self.log.ended(flow, outcome, now_ns)
         if flow.waiting:
             self._waits_no_more(slot, flow.connected_ns)
         if outcome is Outcome.COMPLETED:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from itertools import accumulate
 from typing import Final
 
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from config.schema import Config
 from lbd.exposition import Exposition, Family
 from lbd.state_metrics import STATE_FAMILIES, add_states
+from lbd.version import version
 from shm import histogram, segment
 from shm import layout as lo
 from shm.reader import Reader
@@ -30,7 +30,7 @@ from shm.weights import newest_weights
 from shm.worker import scalars_view
 
 _NS_PER_S: Final = 1e9
-_MODES: Final = {1: "learn", 2: "frozen", 3: "shadow"}
+_MODES: Final = {1: "learn", 2: "frozen", 3: "shadow", 4: "paused"}
 
 _SERVICE: Final = ("service",)
 _SERVER: Final = ("service", "backend")
@@ -308,6 +308,12 @@ SERVICE_TOTALS: Final = (
         _SERVICE,
         "fallback_total",
     ),
+    Totals.of(
+        "lbd_frontend_log_drops_total",
+        "Flows' log lines that were dropped because the log was not taken fast enough.",
+        _SERVICE,
+        "log_dropped_total",
+    ),
 )
 SERVICE_CURRENT: Final = Family(
     "lbd_frontend_current_sessions", "gauge", "Flows in progress.", _SERVICE
@@ -466,7 +472,7 @@ class Metrics:
         )
         out.add(RESTARTS, [((), restarts_total)])
         out.add(WORKERS, [((), config.workers)])
-        out.add(BUILD, [((_version(),), 1)])
+        out.add(BUILD, [((version(),), 1)])
         out.add(STARTED, [((), (now_ns - self._started_ns) / _NS_PER_S)])
         return out.text()
 
@@ -640,10 +646,3 @@ def _cumulative(buckets: list[int]) -> list[int]:
     """What the text format shows: counts up to each of its bounds, then all."""
     sums = list(accumulate(buckets))
     return [*sums[:-1:_TEXT_STEP], sums[-1]]
-
-
-def _version() -> str:
-    try:
-        return version("lbd")
-    except PackageNotFoundError:
-        return "unknown"

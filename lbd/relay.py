@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from lbd.flow import Flow, Outcome
 from lbd.poller import ERROR, HANGUP, READ, WRITE, Poller
+from lbd.sockets import peer_name
 
 READ_BYTES: Final = 65536
 _ROUNDS: Final = 16
@@ -140,9 +141,8 @@ class Relay:
         if events & READ and self.flow.outcome is None:
             backend.on_event(events)
 
-    def peer(self) -> object:
-        """The client's sockaddr. Raises OSError where it has gone."""
-        return self.client.sock.getpeername()
+    def client_name(self) -> str:
+        return peer_name(self.client.sock)
 
     def carried(self) -> tuple[int, int]:
         """Bytes from the client and to it."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable, Sequence
+from functools import partial
 from time import monotonic_ns
 from typing import Any, Protocol
 from zlib import crc32
@@ -18,16 +19,19 @@ from zlib import crc32
 import numpy as np
 
 from config.address import Address
+from config.logs import FlowLog as FlowLogConfig
 from config.schema import Service as ServiceConfig
 from lbd.capacity import Capacity, Waiting, WaitingRoom
 from lbd.dispatch import NONE, Load, Memory, Policy, create
 from lbd.dispatch.load import Vector
 from lbd.flow import Flow, Outcome
+from lbd.flow_log import FlowLog
+from lbd.logs import LineWriter
 from lbd.measure import MEASURES
 from lbd.poller import Poller
 from lbd.relay import Relay
 from lbd.retry import RetryBudget, Step, next_step
-from lbd.sockets import resolve
+from lbd.sockets import peer_name, resolve, sockaddr_name
 from shm import layout as lo
 from shm.histogram import HistogramWriter
 from shm.region import Region, SlotEntry
@@ -44,8 +48,8 @@ class Carrier(Protocol):
     flow: Flow
     idle_since_ns: int
 
-    def peer(self) -> object:
-        """The client's sockaddr. Raises OSError where it has gone."""
+    def client_name(self) -> str:
+        """As `lbd.sockets.peer_name` has it."""
 
     def carried(self) -> tuple[int, int]:
         """Bytes from the client and to it."""
@@ -65,6 +69,7 @@ class Service:
         worker: int,
         poller: Poller,
         histograms: bool = False,
+        writer: LineWriter | None = None,
     ) -> None:
         self.config = config
         self.region = region
@@ -73,11 +78,13 @@ class Service:
         self.on_end: Callable[[Relay], None] = self.relays.discard
         self.block = WorkerBlock(region, worker, config.reservoir.probability)
         self._worker = worker
+        self._writer = writer
         self._histograms = HistogramWriter(region, worker) if histograms else None
         self._reader = WeightReader(region)
         self._weights: Weights | None = None
         self.address: dict[int, tuple[int, Any]] = {}
         self._decided: object = None
+        self._flow_log: FlowLogConfig | None = None
         self.last_slot = NONE
         self._end_by_ns: dict[int, int] = {}
         self._limited = False
@@ -120,10 +127,22 @@ class Service:
         self._waiting.timeout_ns = queue.timeout_ms * 1_000_000
         self._budget.share, self._budget.per_s = config.retry.budget, config.retry.budget_per_s
 
+        self._log_flows(config.flow_log)
+
         timeouts = config.timeouts
         self._connect_ns = timeouts.connect_ms * 1_000_000
         self._idle_ns = int(timeouts.idle_s * 1e9)
         self._total_ns = int((timeouts.total_s or 0) * 1e9)
+
+    def _log_flows(self, config: FlowLogConfig | None) -> None:
+        """Flows that are open when this changes are not logged."""
+        if config == self._flow_log or self._writer is None:
+            return
+        self._flow_log = config
+        log = None
+        if config is not None:
+            log = FlowLog(config, self.config.name, self.region, self.block, self._writer)
+        self._ledger.log = log
 
     def _decide_anew(self, config: ServiceConfig, entries: Sequence[SlotEntry]) -> None:
         """Policies for these backends, whose averages begin anew."""
@@ -187,6 +206,8 @@ class Service:
     def _start(self, client: socket.socket, slot: int, now_ns: int) -> None:
         self.last_slot = slot
         flow = self._flow(self._ledger, slot, now_ns)
+        if self._ledger.log:
+            self._ledger.log.opened(flow, partial(peer_name, client))
         relay = Relay(self.poller, flow, client, self.on_end, self._retry)
         self.relays.add(relay)
         relay.connect(*self.address[slot])
@@ -202,6 +223,8 @@ class Service:
             return None
         self.last_slot = slot
         flow = self._flow(self._ledger, slot, now_ns)
+        if self._ledger.log:
+            self._ledger.log.opened(flow, partial(sockaddr_name, peer))
         if limited:
             self._capacity.release(slot)
         return flow
@@ -340,6 +363,8 @@ class Service:
         self._budget.spend()
         # On its account before it leaves the last one: a limited backend is never over its limit.
         flow = self._flow(self._ledger, following, now_ns)
+        if self._ledger.log:
+            self._ledger.log.opened(flow, relay.client_name)
         relay.leave(outcome, now_ns)
         relay.flow = flow
         if step is Step.OTHER:

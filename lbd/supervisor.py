@@ -22,18 +22,21 @@ from typing import Final
 from config.changes import Change, changes, needs_new_workers
 from config.load import ConfigError, load
 from config.schema import Config
-from lbd import upgrade
+from lbd import logs, upgrade
 from lbd.activation import Activation, ActivationError
+from lbd.api.server import ApiServer
 from lbd.backends import Backends
 from lbd.fleet import Fleet
 from lbd.http import HttpServer, metrics_application
 from lbd.listening import Listening
+from lbd.logs import LineWriter
 from lbd.metrics import Metrics
+from lbd.reload_error import ReloadError
 from lbd.sockets import ListenError, resolve
 from sd.notify import Notifier
 from sd.sockets import take
 from shm.errors import RegionError
-from shm.layout import ROW, Layout
+from shm.layout import AGENT_RUN, ROW, Layout
 from shm.reader import Reader
 from shm.region import Region
 
@@ -47,10 +50,6 @@ READY_S: Final = 20.0
 CHECK_S: Final = 20.0
 AGAIN_S: Final = 1.0
 """Until a worker that has not confirmed a configuration is told again."""
-
-
-class ReloadError(Exception):
-    """A configuration cannot be taken into force; nothing has changed."""
 
 
 def _resolve_all(before: Config, after: Config) -> None:
@@ -75,8 +74,10 @@ class Supervisor:
     behind then.
     """
 
-    def __init__(self, config: Config, path: str) -> None:
+    def __init__(self, config: Config, path: str, writer: LineWriter) -> None:
+        """`path` is the file that `config` was read from, `writer` that of this process's log."""
         self.path = path
+        self._writer = writer
         self.config = config
         self.file_config = config
         self._inherited = upgrade.inherited(os.environ)
@@ -85,11 +86,13 @@ class Supervisor:
         self._listening = Listening(Activation(take(os.environ)), self._inherited.listening)
         self._fleet: Fleet | None = None
         self._leaving: list[Fleet] = []
-        self._backends: list[Backends] = []
+        self.backends: list[Backends] = []
         self._changing = asyncio.Lock()
         self._stopping = asyncio.Event()
-        self._metrics = Metrics(monotonic_ns())
+        self.started_ns = monotonic_ns()
+        self._metrics = Metrics(self.started_ns)
         self._http: HttpServer | None = None
+        self._api: ApiServer | None = None
         self._restarts_before = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -112,6 +115,11 @@ class Supervisor:
         return self._restarts_before + self.fleet.restarts_total
 
     @property
+    def draining_workers(self) -> int:
+        """Of former configurations."""
+        return sum(len(fleet.workers) for fleet in self._leaving) + len(self._inherited.pids)
+
+    @property
     def changes(self) -> list[Change]:
         """What was changed at run time, against the file as it was last read."""
         return changes(self.file_config, self.config)
@@ -121,6 +129,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             loop.add_signal_handler(number, self._stop, number)
         loop.add_signal_handler(signal.SIGHUP, self._in_background, self._reload_logged)
+        loop.add_signal_handler(signal.SIGUSR1, self._in_background, self._reopen_log)
         loop.add_signal_handler(signal.SIGUSR2, self._in_background, self._upgrade)
         upgrade.unblock_signals()
         try:
@@ -146,6 +155,9 @@ class Supervisor:
             if config.metrics is not None:
                 self._http = HttpServer(metrics_application(self.scrape))
                 await self._http.listen(config.metrics)
+            if config.api is not None:
+                self._api = ApiServer(self, config.api)
+                await self._api.start()
         except BaseException:
             for backends in made:
                 backends.close()
@@ -170,13 +182,15 @@ class Supervisor:
     def _take_over(self, config: Config, made: list[Backends]) -> None:
         shares = [self._listening.shares(s.listen, config.workers) for s in config.services]
         self._fleet = Fleet(config, shares, [backends.region for backends in made])
-        self._backends = made
+        self.backends = made
         self._fleet.start()
 
     async def _clean(self) -> None:
         if self._http is not None:
             await self._http.close()
-        for backends in self._backends:
+        if self._api is not None:
+            await self._api.close()
+        for backends in self.backends:
             backends.close()
             backends.region.remove()
         self._listening.release(None)
@@ -191,38 +205,71 @@ class Supervisor:
 
         Raises ConfigError, ReloadError, and changes nothing then.
         """
-        config = await asyncio.to_thread(load, self.path)
-        done = await self.apply(config)
-        self.file_config = config
-        return done
-
-    async def apply(self, config: Config) -> list[Change]:
-        """Take `config` into force; returns what changed. Raises ReloadError and changes nothing
-        then."""
         async with self._changing:
-            if self._stopping.is_set():
-                raise ReloadError("the balancer is stopping")
-            before = self.config
-            await asyncio.to_thread(_resolve_all, before, config)
+            config = await asyncio.to_thread(load, self.path)
+            done = await self._take(config)
+            self.file_config = config
+            return done
+
+    async def edit(self, edit: Callable[[Config], Config]) -> list[Change]:
+        """Take what `edit` makes of the configuration into force; returns what changed.
+
+        Raises ReloadError and what `edit` raises, and changes nothing then.
+        """
+        async with self._changing:
+            return await self._take(edit(self.config))
+
+    async def _take(self, config: Config) -> list[Change]:
+        if self._stopping.is_set():
+            raise ReloadError("the balancer is stopping")
+        before = self.config
+        await asyncio.to_thread(_resolve_all, before, config)
+        try:
+            http = await self._other_http(config)
             try:
-                http = await self._other_http(config)
-                try:
-                    if needs_new_workers(before, config):
-                        await self._replace_workers(config)
-                    else:
-                        await self._apply_in_place(config)
-                except BaseException:
-                    if http is not None:
-                        await http.close()
-                    raise
-            except (ListenError, ActivationError, RegionError, OSError) as error:
-                raise ReloadError(str(error)) from None
-            if before.metrics != config.metrics:
-                if self._http is not None:
-                    await self._http.close()
-                self._http = http
-            self.config = config
-            return changes(before, config)
+                api = ApiServer(self, config.api) if config.api is not None else None
+                if needs_new_workers(before, config):
+                    await self._replace_workers(config)
+                else:
+                    await self._apply_in_place(config)
+            except BaseException:
+                if http is not None:
+                    await http.close()
+                raise
+        except (ListenError, ActivationError, RegionError, OSError) as error:
+            raise ReloadError(str(error)) from None
+        if before.metrics != config.metrics:
+            if self._http is not None:
+                await self._http.close()
+            self._http = http
+        if before.api != config.api:
+            # Not here: the request that asked for it is still to be answered.
+            self._in_background(partial(self._exchange_api, api))
+        if before.log != config.log:
+            self._log_elsewhere(config)
+        self.config = config
+        return changes(before, config)
+
+    def _log_elsewhere(self, config: Config) -> None:
+        """The workers do already."""
+        try:
+            writer = logs.start(config.log, "lbd")
+        except OSError as error:
+            log.error("cannot log to %s: %s", config.log.file, error.strerror)
+            return
+        self._writer.close()
+        self._writer = writer
+
+    async def _exchange_api(self, api: ApiServer | None) -> None:
+        if self._api is not None:
+            await self._api.close()
+        self._api = api
+        if api is not None:
+            try:
+                await api.start()
+            except ListenError as error:
+                log.error("no runtime API: %s", error)
+                self._api = None
 
     async def _other_http(self, config: Config) -> HttpServer | None:
         """Already listening, where the address is another one. Raises ListenError."""
@@ -233,17 +280,17 @@ class Supervisor:
         return server
 
     async def _apply_in_place(self, config: Config) -> None:
-        for backends, service in zip(self._backends, config.services, strict=True):
+        for backends, service in zip(self.backends, config.services, strict=True):
             backends.check(service)
         now_ns = monotonic_ns()
-        for backends, service in zip(self._backends, config.services, strict=True):
+        for backends, service in zip(self.backends, config.services, strict=True):
             backends.apply(service, now_ns)
         await self._confirmed(config)
 
     async def _confirmed(self, config: Config) -> None:
         """Have all workers take it over: at once, or when those that are busy come to it."""
         if await self.fleet.configure(config):
-            for backends in self._backends:
+            for backends in self.backends:
                 backends.confirmed()
             return
         log.warning("a worker has not confirmed the new configuration yet")
@@ -262,21 +309,24 @@ class Supervisor:
         Raises what `Listening.prepare` and `Region.create` raise, and ReloadError where the new
         workers do not come to serve; the old ones then go on as before.
         """
-        old, old_backends = self.fleet, self._backends
+        old, old_backends = self.fleet, self.backends
         await self._listening.prepare(config)
         old.hold()
         for region in old.regions:
             region.set_aside()
         made: list[Backends] = []
+        orders = {region.service: region.agent_order for region in old.regions}
         try:
             self._make_regions(config, made)
+            for backends in made:
+                backends.region.order_agent(orders.get(backends.region.service, AGENT_RUN))
             self._take_over(config, made)
             await self._serving(self.fleet)
         except BaseException:
             if self._fleet is not old:
                 self.fleet.end(graceful=False)
                 await self.fleet.gone()
-                self._fleet, self._backends = old, old_backends
+                self._fleet, self.backends = old, old_backends
             for backends in made:
                 backends.close()
                 backends.region.remove()
@@ -338,6 +388,14 @@ class Supervisor:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    async def _reopen_log(self) -> None:
+        try:
+            self._writer.reopen()
+        except OSError as error:
+            log.error("the log is not reopened: %s", error)
+        for fleet in self._fleets():
+            await fleet.ask({"order": "reopen"})
+
     # -- watching
 
     async def _beat(self) -> None:
@@ -352,7 +410,7 @@ class Supervisor:
                 self._inherited.end(graceful=True)
             self._manager.beat(now_ns, self._status)
             self.fleet.look_after(now_ns)
-            for backends in self._backends:
+            for backends in self.backends:
                 backends.monitor.tick(now_ns)
                 backends.let_go()
             await asyncio.sleep(BEAT_S)

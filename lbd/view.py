@@ -58,7 +58,7 @@ def _flow(service: Service, carrier: Carrier, now_ns: int) -> dict[str, Any]:
     flow = carrier.flow
     bytes_in, bytes_out = carrier.carried()
     return {
-        "client": _peer(carrier),
+        "client": carrier.client_name(),
         "backend": service.region.entry(flow.slot).name,
         "state": _state(flow),
         "age_s": (now_ns - flow.accepted_ns) / NS_PER_S,
@@ -72,13 +72,3 @@ def _state(flow: Flow) -> str:
     if not flow.connected_ns:
         return "connecting"
     return "waiting" if flow.waiting else "answered"
-
-
-def _peer(carrier: Carrier) -> str:
-    try:
-        peer = carrier.peer()
-    except OSError:
-        return "gone"
-    if not isinstance(peer, tuple):
-        return "unix"
-    return f"[{peer[0]}]:{peer[1]}" if ":" in peer[0] else f"{peer[0]}:{peer[1]}"

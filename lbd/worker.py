@@ -26,6 +26,7 @@ import uvloop
 
 from config.schema import Config
 from config.schema import Service as ServiceConfig
+from lbd import logs
 from lbd.channel import Channel, Message, receive
 from lbd.listener import Listener
 from lbd.orders import Orders
@@ -63,6 +64,8 @@ class Worker:
     def __init__(self, assignment: Assignment, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._config = Config.model_validate(assignment.config)
+        name = f"lbd worker {assignment.index} [{os.getpid()}]"
+        self._writer = logs.start(self._config.log, name)
         self._poller = Poller(loop)
         self._services: list[Service] = []
         self._listeners: list[Listener | Sessions] = []
@@ -75,7 +78,7 @@ class Worker:
                 # The name has changed hands since: another worker writes to that block.
                 raise RegionError(f"service {config.name}: its region was replaced")
             self._services.append(
-                Service(config, region, assignment.index, self._poller, histograms=scraped)
+                Service(config, region, assignment.index, self._poller, scraped, self._writer)
             )
         self._room = _flows_possible() // len(self._services)
         for service, fds in zip(self._services, assignment.listen_fds, strict=True):
@@ -101,14 +104,16 @@ class Worker:
     def run(self, line: socket.socket) -> None:
         """`line` is the supervisor's, without the assignment."""
         loop = self._loop
-        orders = Orders(self._services, self._configure)
+        orders = Orders(self._services, self._configure, self._reopen_log)
         channel = Channel(lambda order: channel.send(orders.answer(order)), self._supervisor_gone)
         loop.run_until_complete(loop.create_connection(lambda: channel, sock=line))
         loop.set_exception_handler(self._on_error)
         loop.add_signal_handler(signal.SIGTERM, self._stop)
         loop.add_signal_handler(signal.SIGQUIT, self._drain)
-        # A terminal's Ctrl-C reaches the whole group; the supervisor decides what it means.
-        loop.add_signal_handler(signal.SIGINT, lambda: None)
+        loop.add_signal_handler(signal.SIGUSR1, self._reopen_log)
+        # What reaches the whole group is the supervisor's to decide, a terminal's Ctrl-C for one.
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR2):
+            loop.add_signal_handler(number, lambda: None)
         self._refresh()
         self._check()
         loop.run_forever()
@@ -117,6 +122,13 @@ class Worker:
             service.shut()
             service.block.publish(now_ns)
         self._poller.close()
+        self._writer.close()
+
+    def _reopen_log(self) -> None:
+        try:
+            self._writer.reopen()
+        except OSError as error:
+            log.error("the log is not reopened: %s", error)
 
     def _refresh(self) -> None:
         self._loop.call_later(REFRESH_S, self._refresh)
@@ -184,9 +196,6 @@ def _flows_possible() -> int:
 
 
 def main() -> int:
-    logging.basicConfig(
-        level=logging.INFO, format=f"%(asctime)s lbd worker[{os.getpid()}] %(message)s"
-    )
     faulthandler.enable()
     # Objects die by reference counting, flows break their cycles when they end: the collector
     # finds little, and its pauses are felt by every flow.

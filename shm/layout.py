@@ -45,12 +45,17 @@ H_HEARTBEAT_NS: Final = 10
 H_NEXT_IDENTITY: Final = 11
 H_EPOCH: Final = 12  # odd while the supervisor moves a dead worker's counts to `retired`
 H_STATES: Final = 13  # grows with every change of a backend, its weight or its state
-H_EXCHANGES: Final = 14  # 1 where q counts exchanges, 0 where it counts flows
+H_AGENT_ORDER: Final = 14  # what an operator asks of the agent: AGENT_RUN, _PAUSE or _SHADOW
+H_EXCHANGES: Final = 15  # 1 where q counts exchanges, 0 where it counts flows
 H_NAME: Final = 16  # 8 words of UTF-8
 H_BITMAP: Final = 32  # MAX_SLOTS / 64 words; bit s of word s // 64 is slot s
 H_USABLE: Final = 48  # likewise: slots that may get new flows
 HEADER_WORDS: Final = 64
 NAME_BYTES: Final = 64
+
+AGENT_RUN: Final = 0  # as it was configured
+AGENT_PAUSE: Final = 1
+AGENT_SHADOW: Final = 2
 
 # Slot table: words of one row.
 S_IDENTITY: Final = 0
@@ -160,6 +165,7 @@ SCALARS: Final = (
     "fallback_total",
     "sessions_refused_total",
     "sessions_redispatched_total",
+    "log_dropped_total",
     "queued",
     "queued_total",
     "queue_full_total",

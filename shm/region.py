@@ -169,6 +169,14 @@ class Region:
     def heartbeat_ns(self) -> int:
         return self.words[lo.H_HEARTBEAT_NS]
 
+    @property
+    def agent_order(self) -> int:
+        """What an operator asks of the agent: one of `layout.AGENT_*`."""
+        return self.words[lo.H_AGENT_ORDER]
+
+    def order_agent(self, order: int) -> None:
+        self.words[lo.H_AGENT_ORDER] = order
+
     def beat(self, now_ns: int) -> None:
         self.words[lo.H_HEARTBEAT_NS] = now_ns
 

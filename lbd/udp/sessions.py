@@ -26,6 +26,7 @@ from typing import Any, Final
 from lbd.flow import Flow, Outcome
 from lbd.poller import READ, Poller
 from lbd.service import Service
+from lbd.sockets import sockaddr_name
 from lbd.udp.sockets import ANCILLARY_BYTES, answer_from, bound_everywhere, control
 
 _DATAGRAM_BYTES: Final = 65536
@@ -289,9 +290,8 @@ class Session:
         if not self.flow.waiting:
             self.end(Outcome.COMPLETED, now_ns)
 
-    def peer(self) -> object:
-        """The client's sockaddr."""
-        return self.key[0]
+    def client_name(self) -> str:
+        return sockaddr_name(self.key[0])
 
     def carried(self) -> tuple[int, int]:
         """Bytes from the client and to it."""
