@@ -35,7 +35,7 @@ demo: $(DEMO_READY)
 	$(BIN)/python -m testbed demo $(if $(LEARN),--learn)
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --cov --cov-fail-under=90
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
@@ -79,4 +79,4 @@ uninstall:
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,lbd lbd-agent lbctl)
 
 clean:
-	rm -rf $(VENV) build report *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build report *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*

@@ -12,7 +12,7 @@ from typing import Any
 from config.schema import Config
 
 # A service's keys that workers and regions are built around.
-_BUILT_IN = ("name", "listen", "slots", "reservoir")
+_BUILT_IN = ("name", "listen", "load", "slots", "reservoir")
 
 
 @dataclass(frozen=True)

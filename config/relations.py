@@ -49,6 +49,7 @@ def clashes(config: object) -> list[Clash]:
         addresses = list(_addresses(backends, "address"))
         found += _repeated(addresses, "address in its service")
         found += _loops(addresses, listens)
+        found += _mixed(addresses, _address(service.get("listen")))
     return found
 
 
@@ -92,6 +93,14 @@ def _repeated(values: Iterable[tuple[Loc, object]], what: str) -> Iterator[Clash
             first[value] = loc
 
 
+def _mixed(backends: list[tuple[Loc, Address]], listen: Address | None) -> Iterator[Clash]:
+    """Datagrams cannot go on as a connection, nor connections as datagrams."""
+    for loc, backend in backends:
+        if listen and (backend.kind == "udp") != (listen.kind == "udp"):
+            form = "udp:host:port" if listen.kind == "udp" else "no udp:host:port"
+            yield Clash(loc, backend, f"{form}, for the service listens on {listen}")
+
+
 def _loops(
     backends: list[tuple[Loc, Address]], listens: list[tuple[Loc, Address]]
 ) -> Iterator[Clash]:
@@ -110,7 +119,7 @@ def _reaches(backend: Address, listen: Address) -> bool:
     """
     if backend == listen:
         return True
-    if backend.kind == "unix" or listen.kind == "unix" or backend.port != listen.port:
+    if backend.kind == "unix" or backend.kind != listen.kind or backend.port != listen.port:
         return False
     return any(
         target == bound

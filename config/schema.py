@@ -207,6 +207,13 @@ class Service(Section):
         default=Ewma(memory_flows=200),
         description="The memory of the latency average: exactly one of its keys.",
     )
+    load: Literal["flows", "exchanges"] = Field(
+        default="flows",
+        description=(
+            "What a policy's q counts. flows: those in progress; exchanges: those that are new or "
+            "wait for an answer, which suits connections that are kept open."
+        ),
+    )
     slots: int = Field(
         default=DEFAULT_SLOTS,
         ge=1,
@@ -222,6 +229,15 @@ class Service(Section):
         le=1_000_000,
         description="How many flows the service carries at once, over all workers.",
     )
+    responses: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000_000,
+        description=(
+            "Of a UDP service: how many datagrams answer one, after which a session is over; null "
+            "where only timeouts.idle_s ends it."
+        ),
+    )
     reservoir: Reservoir = Field(default=Reservoir(), description="The samples kept for the agent.")
     health: Health = Field(default=Health(), description="Which backends are fit for use.")
     retry: Retry = Field(
@@ -236,6 +252,14 @@ class Service(Section):
     backends: Annotated[tuple[Backend, ...], Field(strict=False)] = Field(
         min_length=1, description="The servers behind the service, at least one."
     )
+
+    @field_validator("responses")
+    @classmethod
+    def _only_datagrams_are_counted(cls, responses: int | None, info: ValidationInfo) -> int | None:
+        listen = info.data.get("listen")  # missing when it is itself invalid
+        if responses is not None and listen is not None and listen.kind != "udp":
+            raise ValueError("null, for the service does not listen on udp:host:port")
+        return responses
 
     @field_validator("weights")
     @classmethod

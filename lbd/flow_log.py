@@ -6,15 +6,14 @@ Lives here: which flows are logged, and the line. Never here: writing it (`lbd.l
 from __future__ import annotations
 
 import json
-import socket
 import time
+from collections.abc import Callable
 from random import random
 from time import monotonic_ns
 
 from config.logs import FlowLog as Config
 from lbd.flow import Flow, Outcome
 from lbd.logs import LineWriter, timestamp
-from lbd.sockets import peer_name
 from shm.region import Region
 from shm.worker import WorkerBlock
 
@@ -32,10 +31,10 @@ class FlowLog:
         self._writer = writer
         self._clients: dict[Flow, tuple[str, bool]] = {}
 
-    def opened(self, flow: Flow, client: socket.socket) -> None:
+    def opened(self, flow: Flow, client_name: Callable[[], str]) -> None:
         sampled = random() < self._config.sample
         if sampled or self._config.failures:
-            self._clients[flow] = (peer_name(client), sampled)
+            self._clients[flow] = (client_name(), sampled)
 
     def ended(self, flow: Flow, outcome: Outcome, now_ns: int) -> None:
         client, sampled = self._clients.pop(flow, ("", False))

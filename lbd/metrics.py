@@ -100,6 +100,36 @@ SERVER_TOTALS: Final = (
         "unanswered_total",
     ),
     Totals.of(
+        "lbd_server_datagrams_total",
+        "Datagrams of a UDP service, to the backend and from it.",
+        (*_SERVER, "direction"),
+        {"datagrams_in_total": ("in",), "datagrams_out_total": ("out",)},
+    ),
+    Totals.of(
+        "lbd_server_datagrams_dropped_total",
+        "Datagrams that could not be sent: a full buffer, their size, nobody to send them to.",
+        _SERVER,
+        "datagrams_dropped_total",
+    ),
+    Totals.of(
+        "lbd_server_exchanges_total",
+        "Exchanges begun within flows, where the service counts them.",
+        _SERVER,
+        "exchanges_total",
+    ),
+    Totals.of(
+        "lbd_server_exchanges_answered_total",
+        "Exchanges that got a first byte from the backend.",
+        _SERVER,
+        "exchanges_answered_total",
+    ),
+    Totals.of(
+        "lbd_server_exchange_seconds_total",
+        "Sum of an exchange's first client byte to its first server byte.",
+        _SERVER,
+        "exchange_ns_total",
+    ),
+    Totals.of(
         "lbd_server_retry_warnings_total",
         "Flows tried again on the same backend.",
         _SERVER,
@@ -190,6 +220,12 @@ WAITING: Final = Family(
     "Flows that are connected and still without a first byte of the backend's.",
     _SERVER,
 )
+BUSY: Final = Family(
+    "lbd_server_busy_sessions",
+    "gauge",
+    "Flows that are new or wait for an answer: q of the dispatch where exchanges are counted.",
+    _SERVER,
+)
 WEIGHT: Final = Family(
     "lbd_server_weight",
     "gauge",
@@ -228,6 +264,18 @@ SERVICE_TOTALS: Final = (
         "balancer stopped.",
         (*_SERVICE, "reason"),
         {f"queue_{reason}_total": (reason,) for reason in ("full", "timeout", "shutdown")},
+    ),
+    Totals.of(
+        "lbd_frontend_sessions_refused_total",
+        "Datagrams of a UDP service dropped because they would have opened one session more.",
+        _SERVICE,
+        "sessions_refused_total",
+    ),
+    Totals.of(
+        "lbd_frontend_sessions_redispatched_total",
+        "UDP sessions opened anew because their backend was gone.",
+        _SERVICE,
+        "sessions_redispatched_total",
     ),
     Totals.of(
         "lbd_frontend_retries_refused_total",
@@ -387,6 +435,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
     *HISTOGRAMS.values(),
     CURRENT,
     WAITING,
+    BUSY,
     WEIGHT,
     CONFIGURED,
     *STATE_FAMILIES,
@@ -527,6 +576,15 @@ def _servers(out: Exposition, services: Sequence[_Service]) -> None:
                 )
             ],
         )
+    out.add(
+        BUSY,
+        [
+            (labels, value)
+            for one in services
+            if one.seen.exchanges is not None
+            for labels, value in zip(one.labels, one.of_rows(one.seen.exchanges.busy), strict=True)
+        ],
+    )
     out.add(WEIGHT, [(one.labels[row], one.weight(row)) for one in services for row in rows(one)])
     out.add(
         CONFIGURED,

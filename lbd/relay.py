@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from lbd.flow import Flow, Outcome
 from lbd.poller import ERROR, HANGUP, READ, WRITE, Poller
+from lbd.sockets import peer_name
 
 READ_BYTES: Final = 65536
 _ROUNDS: Final = 16
@@ -140,6 +141,13 @@ class Relay:
         if events & READ and self.flow.outcome is None:
             backend.on_event(events)
 
+    def client_name(self) -> str:
+        return peer_name(self.client.sock)
+
+    def carried(self) -> tuple[int, int]:
+        """Bytes from the client and to it."""
+        return self.client.bytes_read, self.backend.bytes_read if self.backend is not None else 0
+
     def check(self, now_ns: int, connect_ns: int, idle_ns: int, total_ns: int) -> None:
         """Account for what moved since the last check; end the flow if a limit has passed.
 
@@ -149,6 +157,8 @@ class Relay:
         moved_in, moved_out = self._moved()
         if moved_in or moved_out:
             self.idle_since_ns = now_ns
+        if flow.turns:
+            flow.look(now_ns)
         age_ns = now_ns - flow.accepted_ns
         if not flow.connected_ns:
             if age_ns > connect_ns:
@@ -162,9 +172,7 @@ class Relay:
 
     def _moved(self) -> tuple[int, int]:
         flow = self.flow
-        backend = self.backend
-        flow.bytes_in = self.client.bytes_read
-        flow.bytes_out = backend.bytes_read if backend is not None else 0
+        flow.bytes_in, flow.bytes_out = self.carried()
         moved = (flow.bytes_in - self.moved_in, flow.bytes_out - self.moved_out)
         self.moved_in, self.moved_out = flow.bytes_in, flow.bytes_out
         if moved != (0, 0):
@@ -193,6 +201,7 @@ class Relay:
         client.peer = None
         client.eof = client.hung_up = client.readable = False
         self.idle_since_ns = now_ns
+        client.news = True
         client.bytes_read = self.moved_in = self.moved_out = 0
 
     def _replay(self) -> bool:
@@ -201,6 +210,7 @@ class Relay:
         assert backend is not None
         backend.unsent, self.pending = memoryview(self.pending), b""
         client.bytes_read = len(backend.unsent)
+        client.news = False
         self.flow.asked(monotonic_ns())
         backend._flush()
         return backend.peer is not None
@@ -236,6 +246,7 @@ class End:
         "eof",
         "fd",
         "hung_up",
+        "news",
         "peer",
         "readable",
         "recv_into",
@@ -256,6 +267,7 @@ class End:
         self.readable = False
         self.hung_up = False
         self.eof = False
+        self.news = True
         self.bytes_read = 0
 
     def on_event(self, events: int) -> None:
@@ -281,8 +293,8 @@ class End:
             if not count:
                 self._ended()
                 return
-            if not self.bytes_read:
-                self._first_byte()
+            if self.news:
+                self._spoke()
             self.bytes_read += count
             try:
                 sent = send(_short[count] if count < _SHORT else _buffer[:count])
@@ -326,8 +338,13 @@ class End:
             return False
         return bool(events & _READABLE)
 
-    def _first_byte(self) -> None:
-        relay = self.relay
+    def _spoke(self) -> None:
+        """Its next byte is news again only where turns are, once the peer has spoken."""
+        relay, peer = self.relay, self.peer
+        assert peer is not None
+        self.news = False
+        if relay.flow.turns:
+            peer.news = True
         if self is relay.backend:
             relay.flow.answered(monotonic_ns())
         else:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable, Sequence
+from functools import partial
 from time import monotonic_ns
-from typing import Any
+from typing import Any, Protocol
 from zlib import crc32
 
 import numpy as np
@@ -25,12 +26,12 @@ from lbd.dispatch import NONE, Load, Memory, Policy, create
 from lbd.dispatch.load import Vector
 from lbd.flow import Flow, Outcome
 from lbd.flow_log import FlowLog
-from lbd.ledger import ShmLedger
 from lbd.logs import LineWriter
+from lbd.measure import MEASURES
 from lbd.poller import Poller
 from lbd.relay import Relay
 from lbd.retry import RetryBudget, Step, next_step
-from lbd.sockets import resolve
+from lbd.sockets import peer_name, resolve, sockaddr_name
 from shm import layout as lo
 from shm.histogram import HistogramWriter
 from shm.region import Region, SlotEntry
@@ -39,6 +40,23 @@ from shm.weights import Refusal, WeightReader, Weights
 from shm.worker import WorkerBlock, cache_view
 
 log = logging.getLogger(__name__)
+
+
+class Carrier(Protocol):
+    """What carries a flow: a relay of a connection's bytes, or a session of datagrams."""
+
+    flow: Flow
+    idle_since_ns: int
+
+    def client_name(self) -> str:
+        """As `lbd.sockets.peer_name` has it."""
+
+    def carried(self) -> tuple[int, int]:
+        """Bytes from the client and to it."""
+
+    def check(self, now_ns: int, connect_ns: int, idle_ns: int, total_ns: int) -> None: ...
+
+    def abort(self, outcome: Outcome) -> None: ...
 
 
 class Service:
@@ -56,7 +74,7 @@ class Service:
         self.config = config
         self.region = region
         self.poller = poller
-        self.relays: set[Relay] = set()
+        self.relays: set[Carrier] = set()
         self.on_end: Callable[[Relay], None] = self.relays.discard
         self.block = WorkerBlock(region, worker, config.reservoir.probability)
         self._worker = worker
@@ -64,7 +82,7 @@ class Service:
         self._histograms = HistogramWriter(region, worker) if histograms else None
         self._reader = WeightReader(region)
         self._weights: Weights | None = None
-        self._address: dict[int, tuple[int, Any]] = {}
+        self.address: dict[int, tuple[int, Any]] = {}
         self._decided: object = None
         self._flow_log: FlowLogConfig | None = None
         self.last_slot = NONE
@@ -73,7 +91,9 @@ class Service:
         self._waiting = WaitingRoom()
         self._queued = 0
         self._serving = False
-        self._ledger = ShmLedger(self.block, (), self._histograms)
+        self._measure = MEASURES[config.load]
+        self._flow = self._measure.flow
+        self._ledger = self._measure.ledger(self.block, (), self._histograms)
         self.configure(config)
 
     def configure(self, config: ServiceConfig) -> None:
@@ -87,7 +107,7 @@ class Service:
         found = {e.slot: resolve(Address.parse(e.address)) for e in newcomers}
         for entry in newcomers:
             self.block.adopt(entry.slot, entry.identity)
-        self._address = {e.slot: found.get(e.slot) or self._address[e.slot] for e in entries}
+        self.address = {e.slot: found.get(e.slot) or self.address[e.slot] for e in entries}
         self.config = config
 
         decided = (
@@ -130,8 +150,9 @@ class Service:
             configured[entry.slot] = entry.weight
         memory = Memory(flows=config.ewma.memory_flows, seconds=config.ewma.memory_s)
         slots = [entry.slot for entry in entries]
-        self._load = _load(region, worker, slots, configured)
-        self._fallback_load = _load(region, worker, slots, configured)
+        rows = self._measure.rows
+        self._load = _load(region, worker, slots, configured, rows)
+        self._fallback_load = _load(region, worker, slots, configured, rows)
         if self._weights is not None:
             self._weigh(self._weights)
         self._policy = create(config.policy, self._load, memory)
@@ -146,7 +167,8 @@ class Service:
         if self._wants_weights:
             policies.append(self._fallback)
         self._ledger.policies = policies
-        self._capacity = Capacity(self._load, self.block.flows)
+        places = _load(region, worker, slots, configured, MEASURES["flows"].rows)
+        self._capacity = Capacity(places, self.block.flows)
         self._states = StateReader(region)
         self._follow_states()
 
@@ -181,12 +203,29 @@ class Service:
 
     def _start(self, client: socket.socket, slot: int, now_ns: int) -> None:
         self.last_slot = slot
-        flow = Flow(self._ledger, slot, now_ns)
+        flow = self._flow(self._ledger, slot, now_ns)
         if self._ledger.log:
-            self._ledger.log.opened(flow, client)
+            self._ledger.log.opened(flow, partial(peer_name, client))
         relay = Relay(self.poller, flow, client, self.on_end, self._retry)
         self.relays.add(relay)
-        relay.connect(*self._address[slot])
+        relay.connect(*self.address[slot])
+
+    def dispatch(self, peer: object, now_ns: int, tried: tuple[int, ...] = ()) -> Flow | None:
+        """A new flow that cannot wait, on a backend with room that was not `tried`; or None."""
+        policy = self._in_force
+        key = _key(peer) if policy.uses_key else 0
+        limited = self._limited or bool(tried)
+        slot = self._claim(now_ns, key, tried) if limited else policy.choose(now_ns, key)
+        if slot == NONE:
+            self.block.count("no_backend_total")
+            return None
+        self.last_slot = slot
+        flow = self._flow(self._ledger, slot, now_ns)
+        if self._ledger.log:
+            self._ledger.log.opened(flow, partial(sockaddr_name, peer))
+        if limited:
+            self._capacity.release(slot)
+        return flow
 
     def check(self, now_ns: int) -> None:
         """Limits and byte counts of all open flows."""
@@ -218,7 +257,7 @@ class Service:
         slots = self._load.slots
         # A slot that has changed hands is not usable before `configure` has met its new user.
         met, present = self.block.rows["identity"], self.region.identities()
-        usable = [s for s in found.usable if s in self._address and met[s] == int(present[s])]
+        usable = [s for s in found.usable if s in self.address and met[s] == int(present[s])]
         for load in (self._load, self._fallback_load):
             load.usable = usable
             load.share[:] = found.share[:slots]
@@ -230,7 +269,7 @@ class Service:
         self._capacity.max_flows = found.max_flows[:slots].tolist()
         self._limited = any(self._capacity.max_flows[slot] for slot in usable)
         self._end_by_ns = {
-            slot: int(found.end_by_ns[slot]) for slot in self._address if found.end_by_ns[slot]
+            slot: int(found.end_by_ns[slot]) for slot in self.address if found.end_by_ns[slot]
         }
 
     def _end_overdue(self, now_ns: int) -> None:
@@ -321,21 +360,21 @@ class Service:
             return False
         self._budget.spend()
         # On its account before it leaves the last one: a limited backend is never over its limit.
-        flow = Flow(self._ledger, following, now_ns)
+        flow = self._flow(self._ledger, following, now_ns)
         if self._ledger.log:
-            self._ledger.log.opened(flow, relay.client.sock)
+            self._ledger.log.opened(flow, relay.client_name)
         relay.leave(outcome, now_ns)
         relay.flow = flow
         if step is Step.OTHER:
             self._capacity.release(following)
             block.rows["redispatched_total"][slot] += 1
-            relay.connect(*self._address[following])
+            relay.connect(*self.address[following])
             return True
         block.rows["retried_total"][slot] += 1
 
         def again() -> None:
             if relay.flow is flow and flow.outcome is None:
-                relay.connect(*self._address[slot])
+                relay.connect(*self.address[slot])
 
         self.poller.call_later(rule.pause_ms * 1e-3, again)
         return True
@@ -390,15 +429,18 @@ class Service:
             )
 
 
-def _load(region: Region, worker: int, usable: list[int], weight: Vector) -> Load:
+def _load(
+    region: Region, worker: int, usable: list[int], weight: Vector, rows: tuple[str, str, str]
+) -> Load:
     """The live rows of all workers, this one's first, cut to the slots in use."""
     span = max(usable) + 1
     order = [worker, *(w for w in range(region.layout.workers) if w != worker)]
     caches = [cache_view(region, w)[:, :span] for w in order]
+    q, waiting, waiting_start_ns = (lo.ROW[name] for name in rows)
     return Load(
-        flows=[cache[lo.ROW["flows"]].view("<f8") for cache in caches],
-        waiting=[cache[lo.ROW["waiting"]].view("<i8") for cache in caches],
-        waiting_start_ns=[cache[lo.ROW["waiting_start_ns"]].view("<i8") for cache in caches],
+        flows=[cache[q].view("<f8") for cache in caches],
+        waiting=[cache[waiting].view("<i8") for cache in caches],
+        waiting_start_ns=[cache[waiting_start_ns].view("<i8") for cache in caches],
         usable=usable,
         weight=weight[:span].copy(),
     )

@@ -46,6 +46,11 @@ def peer_name(client: socket.socket) -> str:
         peer = client.getpeername()
     except OSError:
         return "gone"
+    return sockaddr_name(peer)
+
+
+def sockaddr_name(peer: object) -> str:
+    """An address as it is written; `unix` for what has none."""
     if not isinstance(peer, tuple):
         return "unix"
     return f"[{peer[0]}]:{peer[1]}" if ":" in peer[0] else f"{peer[0]}:{peer[1]}"

@@ -179,7 +179,8 @@ class Supervisor:
         """One a service, appended to `made` as they come to be. Raises RegionError."""
         for service in config.services:
             samples = -(-service.reservoir.size // config.workers)
-            layout = Layout(config.workers, service.slots, samples)
+            exchanges = int(service.load == "exchanges")
+            layout = Layout(config.workers, service.slots, samples, exchanges=exchanges)
             region = Region.create(service.name, layout)
             try:
                 made.append(Backends(region, service))

@@ -32,6 +32,7 @@ from lbd.listener import Listener
 from lbd.orders import Orders
 from lbd.poller import Poller
 from lbd.service import Service
+from lbd.udp.sessions import Sessions
 from shm.errors import RegionError
 from shm.region import Region
 
@@ -67,7 +68,7 @@ class Worker:
         self._writer = logs.start(self._config.log, name)
         self._poller = Poller(loop)
         self._services: list[Service] = []
-        self._listeners: list[Listener] = []
+        self._listeners: list[Listener | Sessions] = []
         self._draining = False
         self.failed = False
         scraped = self._config.metrics is not None
@@ -85,7 +86,8 @@ class Worker:
             for sock in sockets:
                 sock.setblocking(False)
             share = self._share(service.config)
-            self._listeners.append(Listener(service, sockets, self._poller, share))
+            kind = Sessions if service.config.listen.kind == "udp" else Listener
+            self._listeners.append(kind(service, sockets, self._poller, share))
 
     def _share(self, service: ServiceConfig) -> int:
         """How many of a service's flows this worker carries at once."""

@@ -50,6 +50,7 @@ def test_defaults_are_the_documented_ones() -> None:
                 "weights": "static",
                 "fallback": "ewma",
                 "ewma": {"memory_flows": 200, "memory_s": None},
+                "load": "flows",
                 "slots": 64,
                 "timeouts": {
                     "connect_ms": 5000,
@@ -58,6 +59,7 @@ def test_defaults_are_the_documented_ones() -> None:
                     "drain_s": 30,
                 },
                 "max_connections": 10000,
+                "responses": None,
                 "reservoir": {"size": 128, "probability": None},
                 "health": {
                     "check": None,

@@ -159,6 +159,7 @@ def test_weights_are_told_as_configured_and_as_in_effect(daemon: Start, backend:
 def test_promtool_has_nothing_to_object_to(daemon: Start, backend: Make, promtool: str) -> None:
     service = ld.service([backend(echo).address, backend(echo).address], weights="agent")
     service["backends"][0]["max_connections"] = 5
+    service["load"] = "exchanges"
     service["health"] = {"check": {"interval_ms": 20}}
     metrics = f"127.0.0.1:{ld.free_port()}"
     daemon(service, metrics=metrics)
