@@ -44,6 +44,7 @@ services:
     health: {check: {kind: http, port: 81}, passive: null, slow_start: {window_s: 3}}
     retry: {same: 1, others: 0}
     queue: {size: 5}
+    flow_log: {sample: 0.1, template: "{client}"}
   - name: db
     listen: "[::1]:5432"
     backends:
@@ -59,6 +60,8 @@ agent:
   max_ratio: 4
   expiry_ms: 500
   seed: 7
+api: {listen: "unix:/run/lbd.sock", group: lbd}
+log: {file: /var/log/lbd.log}
 """
 
 Write = Callable[[str | bytes], Path]
@@ -270,18 +273,22 @@ WRONG_VALUES = [
     ),
     (agent("expiry_ms: 250"), 7, "agent.expiry_ms", "more than interval_ms, which is 250"),
     (agent("interval_ms: 1000"), 6, "agent.expiry_ms", r"1000 \(the default\), expected more"),
-    (agent("mode: frozen"), 6, "agent.checkpoint", "found nothing, expected a trained policy"),
-    (edit("trained/one", "null"), 27, "agent.checkpoint", "found null, expected a trained policy"),
+    (
+        agent("base: none"),
+        7,
+        "agent.base",
+        'found "none", expected latency, or a checkpoint trained',
+    ),
     (edit("slots: 8", "slots: 1"), 10, "services[0].slots", "found 1, expected at least 2"),
     (edit("name: b,", "name: a,"), 16, "services[0].backends[1].name", "a unique name in its"),
-    (edit("name: db", "name: web"), 20, "services[1].name", "a unique name .services.0..name"),
+    (edit("name: db", "name: web"), 21, "services[1].name", "a unique name .services.0..name"),
     (
         edit("unix:/run/b.sock", "127.0.0.1:9001"),
         16,
         "services[0].backends[1].address",
         r"a unique address in its service \(services\[0\].backends\[0\].address is",
     ),
-    (edit("[::1]:5432", "127.0.0.1:8080"), 21, "services[1].listen", "a unique listen address"),
+    (edit("[::1]:5432", "127.0.0.1:8080"), 22, "services[1].listen", "a unique listen address"),
     (edit("127.0.0.1:9100", "[0:0::1]:5432"), 2, "metrics", "a unique listen address"),
 ]
 
