@@ -46,6 +46,7 @@ services:
     queue: {size: 5}
     load: exchanges
     responses: null
+    flow_log: {sample: 0.1, template: "{client}"}
   - name: db
     listen: "[::1]:5432"
     backends:
@@ -62,6 +63,8 @@ agent:
   expiry_ms: 500
   seed: 7
 status_page: true
+api: {listen: "unix:/run/lbd.sock", group: lbd}
+log: {file: /var/log/lbd.log}
 """
 
 Write = Callable[[str | bytes], Path]
@@ -287,14 +290,14 @@ WRONG_VALUES = [
     ),
     (edit("slots: 8", "slots: 1"), 10, "services[0].slots", "found 1, expected at least 2"),
     (edit("name: b,", "name: a,"), 16, "services[0].backends[1].name", "a unique name in its"),
-    (edit("name: db", "name: web"), 22, "services[1].name", "a unique name .services.0..name"),
+    (edit("name: db", "name: web"), 23, "services[1].name", "a unique name .services.0..name"),
     (
         edit("unix:/run/b.sock", "127.0.0.1:9001"),
         16,
         "services[0].backends[1].address",
         r"a unique address in its service \(services\[0\].backends\[0\].address is",
     ),
-    (edit("[::1]:5432", "127.0.0.1:8080"), 23, "services[1].listen", "a unique listen address"),
+    (edit("[::1]:5432", "127.0.0.1:8080"), 24, "services[1].listen", "a unique listen address"),
     (edit("127.0.0.1:9100", "[0:0::1]:5432"), 2, "metrics", "a unique listen address"),
 ]
 
