@@ -7,14 +7,14 @@ READY := $(VENV)/.ready
 DEMO_READY := $(if $(LEARN),$(VENV)/.learn,$(VENV)/.demo)
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
 
-# Where `make install` puts things; docs/operations.md has the layout. DESTDIR is for packagers.
+# Where `make install` puts things; docs/deployment.md has the layout. DESTDIR is for packagers.
 PREFIX ?= /usr/local
 SYSCONFDIR ?= /etc
 EXTRAS ?= [agent]
 LIB := $(PREFIX)/lib/lbd
 UNITS := lbd.service lbd-agent.service lbd.socket
 
-.PHONY: demo test test-slow check bench docs install uninstall clean
+.PHONY: demo test test-slow test-scenarios check bench docs install uninstall clean
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -39,6 +39,9 @@ test: check
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+test-scenarios: $(READY)
+	timeout 1200 $(BIN)/python -m pytest -m scenario tests/scenarios
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,13 +56,16 @@ SERVICE_FEATURES: Final = (
 FEATURE_COUNT: Final = len(FEATURES)
 SERVICE_COUNT: Final = len(SERVICE_FEATURES)
 
-# The cumulative counter of new flows; with BACKEND_FAILURES all that is read of the totals. A
-# snapshot without one reads as 0.
+# The cumulative counters of new flows, and of those failed before a first byte; with
+# BACKEND_FAILURES all that is read of the totals. A snapshot without one reads as 0.
 ARRIVALS_TOTAL: Final = "flows_total"
+UNANSWERED_TOTAL: Final = "unanswered_total"
 
 DECAY_PER_S: Final = 0.9  # the papers' discount of a sample by its age
 RECENT_DECAY_PER_S: Final = 0.4  # for l_j and L_j: the papers' 0.9 outlives the reservoir itself
 SPEED_TAU_S: Final = 2.0  # memory of the apparent speed, many flows but few steps
+FAILURE_TAU_S: Final = 5.0  # memory of the share of flows that failed
+MOST_ATTEMPTS: Final = 64.0  # that a flow is charged for where all of them fail
 CLIP: Final = 3.0
 
 
@@ -73,10 +76,11 @@ class Observation:
     features (N, FEATURE_COUNT) f32, service (SERVICE_COUNT,) f32.
     duration_s (N,): estimate of l_j for rewards, a mean of the last second or two; latency_s:
     L_j at each of MEMORIES_FLOWS (N, K), of which the base is made. duration_s counts flows still
-    open by their age.
+    open by their age; both charge flows that failed without an answer (`charge_failed`), which the
+    features show only as the share they are.
     service_duration_s: mean of all valid duration samples (0 if there are none).
     arrivals: flows accepted since the observation before. idle: none of those and none open.
-    log_speed (N,), totals, averages: carried on to the next observation.
+    log_speed, recent_flows, recent_failed (N,), totals, averages: carried on to the next one.
     """
 
     now_ns: int
@@ -91,6 +95,9 @@ class Observation:
     log_speed: Float32
     arrivals_total: Ints
     failures_total: Ints
+    unanswered_total: Ints
+    recent_flows: Float32
+    recent_failed: Float32
     averages: Averages
 
 
@@ -225,6 +232,20 @@ def charge_open(
     return np.where(slow, charged, recent_s)
 
 
+def charge_failed(means_s: Float64, recent_flows: Float32, recent_failed: Float32) -> Float64:
+    """Means (N, K) of durations where a flow that failed without an answer is none that was quick.
+
+    Of a share s of failures: an attempt takes (1 - s) of the mean and s of the slowest backend's,
+    and a flow needs 1 / (1 - s) attempts, up to MOST_ATTEMPTS. A backend that resets at once would
+    otherwise draw flows by its empty queue. Continuous in s, and nothing at s = 0.
+    """
+    flows = np.maximum(recent_flows, recent_failed).astype(np.float64)
+    share = (recent_failed / np.maximum(flows, 1e-30))[:, None]
+    attempt_s = means_s + share * (means_s.max(axis=0) - means_s)
+    charged: Float64 = attempt_s / np.maximum(1.0 - share, 1.0 / MOST_ATTEMPTS)
+    return charged
+
+
 def observe(
     snapshot: Snapshot, previous: Observation | None, last_action: Float32 | None = None
 ) -> Observation:
@@ -244,6 +265,10 @@ def observe(
     failed = _since(
         identity, failures_total, previous, previous.failures_total if previous else None
     )
+    unanswered_total = snapshot.totals.get(UNANSWERED_TOTAL, zeros)
+    unanswered = _since(
+        identity, unanswered_total, previous, previous.unanswered_total if previous else None
+    )
     step_s = 0.25 if previous is None else max((now_ns - previous.now_ns) * 1e-9, 1e-6)
 
     # Rows :N are durations, N:2N completion times, 2N inter-arrival times.
@@ -257,7 +282,7 @@ def observe(
     recent_weight = both.recent_weight[:count].astype(np.float64)
     duration_s = charge_open(recent, recent_weight, snapshot.waiting, waiting_age_s)
     averages = follow(snapshot, previous.averages if previous else None, step_s)
-    latency_s = averages.mean_s()
+    latency_s = averages.mean_s() * averages.charge()[:, None]
 
     features = np.zeros((count, FEATURE_COUNT), np.float32)
     # (3, N): each plus 1, so that none is far less than few.
@@ -291,6 +316,12 @@ def observe(
     if last_action is not None:
         features[:, 20 + memories :] = last_action
 
+    recent_flows = _decayed(identity, arrived, previous, "recent_flows", step_s)
+    recent_failed = _decayed(identity, unanswered, previous, "recent_failed", step_s)
+    if recent_failed.any():
+        duration_s = charge_failed(duration_s[:, None], recent_flows, recent_failed)[:, 0]
+        latency_s = charge_failed(latency_s, recent_flows, recent_failed)
+
     return Observation(
         now_ns=now_ns,
         identity=identity,
@@ -304,8 +335,27 @@ def observe(
         log_speed=log_speed,
         arrivals_total=arrivals_total,
         failures_total=failures_total,
+        unanswered_total=unanswered_total,
+        recent_flows=recent_flows,
+        recent_failed=recent_failed,
         averages=averages,
     )
+
+
+def _decayed(
+    identity: Words,
+    now: Float32,
+    previous: Observation | None,
+    name: Literal["recent_flows", "recent_failed"],
+    step_s: float,
+) -> Float32:
+    """A count (N,) with the memory FAILURE_TAU_S; two of them keep their ratio without news."""
+    if previous is None:
+        return now.copy()
+    before: Float32 = getattr(previous, name)
+    kept = carry(identity, previous.identity, before, np.zeros_like(now))
+    decayed: Float32 = kept * np.float32(np.exp(-step_s / FAILURE_TAU_S)) + now
+    return decayed
 
 
 def _pooled_means(mean: Float32, sampled: NDArray[np.bool_]) -> tuple[float, float]:
@@ -370,8 +420,8 @@ def _service_features(
     if sampled.any():
         spread = np.log(np.maximum(std[sampled], 1e-12) / mean[sampled])
         service[9] = min(max(float(spread.mean()), -CLIP), CLIP)
-    if averages.known.any():
-        means = averages.mean_s()[averages.known]
+    means = averages.mean_s()
+    if means.any():
         off = np.log(np.maximum(means[:, 0], 1e-12) / np.maximum(means[:, -1], 1e-12))
         service[10] = min(float(off.std()), CLIP)
     return service

@@ -10,6 +10,7 @@ a slot that were used again meanwhile would count them for its next user.
 from __future__ import annotations
 
 from config.schema import Backend, Service
+from lbd.health.monitor import Monitor
 from shm.errors import RegionError
 from shm.region import Region, SlotEntry
 from shm.states import Flag, StateWriter
@@ -22,6 +23,7 @@ class Backends:
     def __init__(self, region: Region, service: Service) -> None:
         self.region = region
         self.states = StateWriter(region, service.health.panic_below)
+        self.monitor = Monitor(region, self.states)
         self._flows = flows_view(region)
         self._leaving: dict[int, bool] = {}  # slot: workers know of it
 
@@ -64,6 +66,12 @@ class Backends:
             if self.states.get(entry.slot, "max_flows") != (backend.max_connections or 0):
                 self.states.limit(entry.slot, backend.max_connections or 0)
         self.states.refresh()
+        self.monitor.configure(service.health, now_ns)
+
+    def remove(self) -> None:
+        """The end of the region and of all watching."""
+        self.monitor.close()
+        self.region.remove()
 
     def confirmed(self) -> None:
         """All workers have heard of what `apply` did: who is leaving gets no flow any more."""

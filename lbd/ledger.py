@@ -47,6 +47,7 @@ class ShmLedger:
         self._fct_ns_total = rows["fct_ns_total"]
         self._bytes_in_total = rows["bytes_in_total"]
         self._bytes_out_total = rows["bytes_out_total"]
+        self._unanswered_total = rows["unanswered_total"]
         self._outcome = {outcome: rows[outcome.value] for outcome in Outcome}
 
     def dispatched(self, slot: int, now_ns: int) -> None:
@@ -96,6 +97,8 @@ class ShmLedger:
             if self._histograms:
                 self._histograms.observe(slot, _FCT, age_ns)
         elif outcome in BACKEND_FAULT:
+            if not flow.first_byte_ns:
+                self._unanswered_total[slot] += 1
             for policy in self.policies:
                 policy.failed(slot, now_ns, age_ns)
 

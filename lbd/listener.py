@@ -65,7 +65,7 @@ class Listener:
 
     def resume(self) -> None:
         """Accept again, if there is room."""
-        if not (self._accepting or self._closed) and len(self._service.relays) < self._max_flows:
+        if not (self._accepting or self._closed) and self._service.connections() < self._max_flows:
             self._accepting = True
             for sock in self._sockets:
                 # Level-triggered: what is left after a round is told again.
@@ -99,10 +99,11 @@ class Listener:
     def _on_ready(self, accept: Accept, events: int) -> None:
         service, closing = self._service, self._poller.closing
         for _ in range(_ACCEPTS):
-            if len(service.relays) >= self._max_flows:
+            taken = service.connections()
+            if taken >= self._max_flows:
                 self._pause("accept_paused_total")
                 return
-            if len(service.relays) + closing() // 2 >= self._max_flows:
+            if taken + closing() // 2 >= self._max_flows:
                 # Flows that ended in this batch hold their two descriptors until it is through.
                 return
             try:
@@ -123,5 +124,6 @@ class Listener:
 
     def _flow_ended(self, relay: Relay) -> None:
         self._service.relays.discard(relay)
+        self._service.serve_queue()
         if not self._accepting:
             self.resume()

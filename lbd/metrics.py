@@ -17,6 +17,7 @@ from typing import Final
 
 from config.schema import Config
 from lbd.exposition import Exposition, Family
+from lbd.state_metrics import STATE_FAMILIES, add_states
 from shm import histogram, segment
 from shm import layout as lo
 from shm.reader import Reader
@@ -84,6 +85,30 @@ SERVER_TOTALS: Final = (
         "backend_silent_total",
     ),
     Totals.of(
+        "lbd_server_response_timeouts_total",
+        "Flows whose client had asked and whose backend never answered.",
+        _SERVER,
+        "backend_timeout_total",
+    ),
+    Totals.of(
+        "lbd_server_unanswered_total",
+        "Flows that the backend failed before its first byte, in whatever way.",
+        _SERVER,
+        "unanswered_total",
+    ),
+    Totals.of(
+        "lbd_server_retry_warnings_total",
+        "Flows tried again on the same backend after a failure.",
+        _SERVER,
+        "retried_total",
+    ),
+    Totals.of(
+        "lbd_server_redispatch_warnings_total",
+        "Flows that left for another backend after a failure.",
+        _SERVER,
+        "redispatched_total",
+    ),
+    Totals.of(
         "lbd_server_client_aborts_total",
         "Flows that the client reset.",
         _SERVER,
@@ -94,6 +119,12 @@ SERVER_TOTALS: Final = (
         "Flows ended by a limit: no byte for too long, or too old.",
         (*_SERVER, "limit"),
         {"idle_timeout_total": ("idle",), "total_timeout_total": ("total",)},
+    ),
+    Totals.of(
+        "lbd_server_withdrawn_total",
+        "Flows ended by a drain's deadline, or because their backend went down.",
+        _SERVER,
+        "withdrawn_total",
     ),
     Totals.of(
         "lbd_server_shutdown_total",
@@ -207,6 +238,24 @@ SERVICE_TOTALS: Final = (
         _SERVICE,
         "fallback_total",
     ),
+    Totals.of(
+        "lbd_frontend_queued_total",
+        "Flows that had to wait for a backend with room.",
+        _SERVICE,
+        "queued_total",
+    ),
+    Totals.of(
+        "lbd_frontend_queue_drops_total",
+        "Connections closed unserved: the queue was full, they waited too long, or a stop came.",
+        (*_SERVICE, "reason"),
+        {f"queue_{reason}_total": (reason,) for reason in ("full", "timeout", "shutdown")},
+    ),
+    Totals.of(
+        "lbd_frontend_retries_refused_total",
+        "Further attempts refused for lack of retry budget.",
+        _SERVICE,
+        "retry_refused_total",
+    ),
 )
 SERVICE_CURRENT: Final = Family(
     "lbd_frontend_current_sessions", "gauge", "Flows in progress.", _SERVICE
@@ -261,9 +310,34 @@ AGENT_REALS: Final = {
         "Entropy of the policy's last choice, mean over the backends, before it is squashed.",
         _SERVICE,
     ),
+    "trusted": Family(
+        "lbd_agent_policy_trusted",
+        "gauge",
+        "1 while the monitor lets the policy decide, 0 while it is suspended.",
+        _SERVICE,
+    ),
+    "outside": Family(
+        "lbd_agent_inputs_outside_ratio",
+        "gauge",
+        "Share of the policy's inputs outside of the range that it was trained on.",
+        _SERVICE,
+    ),
+    "excess": Family(
+        "lbd_agent_excess_log_ratio",
+        "gauge",
+        "Mean log flow duration under the policy over that in trials of the heuristic.",
+        _SERVICE,
+    ),
 }
 AGENT_TOTALS: Final = (
     Totals.of("lbd_agent_steps_total", "Steps of the agent.", _SERVICE, "steps_total"),
+    Totals.of("lbd_agent_trials_total", "Trials of the heuristic.", _SERVICE, "trials_total"),
+    Totals.of(
+        "lbd_agent_suspensions_total",
+        "Times the monitor suspended the policy.",
+        _SERVICE,
+        "suspensions_total",
+    ),
     Totals.of("lbd_agent_busy_seconds_total", "Time in steps.", _SERVICE, "step_ns_total"),
     Totals.of(
         "lbd_agent_learner_updates_total",
@@ -322,6 +396,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
     WORKERS,
     BUILD,
     STARTED,
+    *STATE_FAMILIES,
 )
 """All that a scrape may hold, in no order that matters."""
 
@@ -347,6 +422,7 @@ class Metrics:
         _servers(out, seen)
         _services(out, seen, config)
         _agents(out, seen, now_ns)
+        add_states(out, regions)
         out.add(
             WORKER_AGE,
             [

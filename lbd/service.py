@@ -19,12 +19,14 @@ import numpy as np
 
 from config.address import Address
 from config.schema import Service as ServiceConfig
+from lbd.capacity import Capacity, Waiting, WaitingRoom
 from lbd.dispatch import NONE, Load, Memory, Policy, create
 from lbd.dispatch.load import Vector
 from lbd.flow import Flow, Outcome
 from lbd.ledger import ShmLedger
 from lbd.poller import Poller
 from lbd.relay import Relay
+from lbd.retry import RetryBudget, Step, next_step
 from lbd.sockets import resolve
 from shm import layout as lo
 from shm.histogram import HistogramWriter
@@ -60,6 +62,9 @@ class Service:
         self._address: dict[int, tuple[int, Any]] = {}
         self._decided: object = None
         self.last_slot = NONE
+        self._waiting = WaitingRoom()
+        self._queued = 0
+        self._serving = False
         self._ledger = ShmLedger(self.block, (), self._histograms)
         self.configure(config)
 
@@ -87,6 +92,11 @@ class Service:
         if decided != self._decided:
             self._decided = decided
             self._decide_anew(config, entries)
+
+        queue, retry = config.queue, config.retry
+        workers = self.region.layout.workers
+        self._waiting.bound(-(-queue.size // workers), queue.timeout_ms * 1_000_000)
+        self._budget = RetryBudget(retry.budget, retry.budget_per_s)
 
         timeouts = config.timeouts
         self._connect_ns = timeouts.connect_ms * 1_000_000
@@ -117,6 +127,7 @@ class Service:
         if self._wants_weights:
             policies.append(self._fallback)
         self._ledger.policies = policies
+        self._capacity = Capacity(self._load, self.block.flows)
         self._states = StateReader(region)
         self._follow_states()
 
@@ -125,14 +136,21 @@ class Service:
         found = self._states.poll()
         if found is None:
             return
+        slots = self._load.slots
         usable = [slot for slot in found.usable if slot in self._address]
         for load in (self._load, self._fallback_load):
             load.usable = usable
-        self._fallback_load.weight[:] = found.weight[: self._load.slots]
+            load.share[:] = found.share[:slots]
+        self._fallback_load.weight[:] = found.weight[:slots]
         if not self._wants_weights:
-            self._load.weight[:] = found.weight[: self._load.slots]
+            self._load.weight[:] = found.weight[:slots]
         self._policy.refresh()
         self._fallback.refresh()
+        self._capacity.max_flows = found.max_flows[:slots].tolist()
+        self._limited = any(self._capacity.max_flows[slot] for slot in usable)
+        self._end_by_ns = {
+            slot: int(found.end_by_ns[slot]) for slot in self._address if found.end_by_ns[slot]
+        }
 
     @property
     def policy(self) -> Policy:
@@ -152,13 +170,21 @@ class Service:
         block = self.block
         block.count("accepted_total")
         policy = self._in_force
-        slot = policy.choose(now_ns, _key(peer) if policy.uses_key else 0)
-        self.last_slot = slot
+        key = _key(peer) if policy.uses_key else 0
+        if self._limited:
+            self._open_limited(client, key, now_ns)
+            return
+        slot = policy.choose(now_ns, key)
         if slot == NONE:
             block.count("no_backend_total")
             client.close()
             return
-        relay = Relay(self.poller, Flow(self._ledger, slot, now_ns), client, self.on_end)
+        self._start(client, slot, now_ns)
+
+    def _start(self, client: socket.socket, slot: int, now_ns: int) -> None:
+        self.last_slot = slot
+        flow = Flow(self._ledger, slot, now_ns)
+        relay = Relay(self.poller, flow, client, self.on_end, self._retry)
         self.relays.add(relay)
         relay.connect(*self._address[slot])
 
@@ -166,6 +192,8 @@ class Service:
         """Limits and byte counts of all open flows."""
         for relay in list(self.relays):
             relay.check(now_ns, self._connect_ns, self._idle_ns, self._total_ns)
+        if self._end_by_ns:
+            self._end_overdue(now_ns)
 
     def check_every_s(self) -> float:
         """Often enough that no limit passes by more than a quarter."""
@@ -173,9 +201,125 @@ class Service:
         return min(0.5, max(0.01, min(limits_ns) * 1e-9 / 4))
 
     def shut(self) -> None:
-        """End every flow now."""
+        """End every flow now, also those that wait for a backend."""
+        while self._queued:
+            self.block.count("queue_shutdown_total")
+            self._leave_queue().client.close()
         for relay in list(self.relays):
             relay.abort(Outcome.SHUTDOWN)
+
+    def _end_overdue(self, now_ns: int) -> None:
+        """Flows of backends that were withdrawn, and had time enough."""
+        for relay in list(self.relays):
+            deadline_ns = self._end_by_ns.get(relay.flow.slot)
+            if deadline_ns is not None and now_ns >= deadline_ns:
+                relay.abort(Outcome.WITHDRAWN)
+
+    # -- limits of the backends, and the queue before them
+
+    def connections(self) -> int:
+        """Clients connected, those in the queue included."""
+        return len(self.relays) + self._queued
+
+    def _open_limited(self, client: socket.socket, key: int, now_ns: int) -> None:
+        if not self._queued:
+            slot = self._claim(now_ns, key, ())
+            if slot != NONE:
+                self._start(client, slot, now_ns)
+                self._capacity.release(slot)
+                return
+        if not self._load.usable:
+            self.block.count("no_backend_total")
+            client.close()
+        elif self._waiting.enter(Waiting(client, key, now_ns)):
+            self._queued += 1
+            self.block.count("queued")
+            self.block.count("queued_total")
+        else:
+            self.block.count("queue_full_total")
+            client.close()
+
+    def _claim(self, now_ns: int, key: int, tried: tuple[int, ...]) -> int:
+        """A place at a backend, to be released once the flow is on its account; NONE if all are
+        full or barred by `tried`."""
+        policy, capacity = self._in_force, self._capacity
+        if not tried:
+            slot = policy.choose(now_ns, key)
+            if slot == NONE or capacity.claim(slot):
+                return slot
+        barred = {*tried, *capacity.full(self._load.usable)}
+        while (slot := policy.choose_but(now_ns, key, barred)) != NONE:
+            if capacity.claim(slot):
+                break
+            barred.add(slot)
+        return slot
+
+    def serve_queue(self) -> None:
+        """Give to backends what waits, once this batch of events is through."""
+        if self._queued and not self._serving:
+            self._serving = True
+            self.poller.call_again(self._serve_queue)
+
+    def _serve_queue(self) -> None:
+        self._serving = False
+        now_ns = monotonic_ns()
+        while self._waiting.overdue(now_ns):
+            self.block.count("queue_timeout_total")
+            self._leave_queue().client.close()
+        while self._queued:
+            slot = self._claim(now_ns, self._waiting.first().key, ())
+            if slot == NONE:
+                return
+            self._start(self._leave_queue().client, slot, now_ns)
+            self._capacity.release(slot)
+
+    def _leave_queue(self) -> Waiting:
+        self._queued -= 1
+        self.block.count("queued", -1)
+        return self._waiting.leave()
+
+    # -- further attempts
+
+    def _retry(self, relay: Relay, outcome: Outcome) -> bool:
+        """A backend failed before it took a byte: whether the flow goes on elsewhere."""
+        slot, now_ns = relay.flow.slot, monotonic_ns()
+        relay.tried = (*relay.tried, slot)
+        rule, block = self.config.retry, self.block
+        step = next_step(rule, relay.tried)
+        if step is Step.NONE:
+            return False
+        if not self._budget.allows(now_ns, block.scalars[lo.SCALAR["accepted_total"]]):
+            block.count("retry_refused_total")
+            return False
+        following = self._other(relay, now_ns) if step is Step.OTHER else slot
+        if following == NONE:
+            return False
+        self._budget.spend()
+        # On its account before it leaves the last one: a limited backend is never over its limit.
+        flow = Flow(self._ledger, following, now_ns)
+        relay.leave(outcome, now_ns)
+        relay.flow = flow
+        if step is Step.OTHER:
+            self._capacity.release(following)
+            block.rows["redispatched_total"][slot] += 1
+            relay.connect(*self._address[following])
+            return True
+        block.rows["retried_total"][slot] += 1
+
+        def again() -> None:
+            if relay.flow is flow and flow.outcome is None:
+                relay.connect(*self._address[slot])
+
+        self.poller.call_later(rule.pause_ms * 1e-3, again)
+        return True
+
+    def _other(self, relay: Relay, now_ns: int) -> int:
+        """A claimed place at a backend that has not failed this flow."""
+        try:
+            key = _key(relay.client.sock.getpeername()) if self._in_force.uses_key else 0
+        except OSError:
+            return NONE  # the client has gone
+        return self._claim(now_ns, key, relay.tried)
 
     # -- weights
 
@@ -184,6 +328,9 @@ class Service:
         if self._wants_weights:
             self._poll_weights(now_ns)
         self._follow_states()
+        if self._queued:
+            # Flows may have ended in other workers.
+            self.serve_queue()
         self.block.publish(now_ns)
 
     def _weigh(self, found: Weights) -> None:

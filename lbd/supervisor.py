@@ -26,6 +26,7 @@ from lbd import upgrade
 from lbd.activation import Activation, ActivationError
 from lbd.backends import Backends
 from lbd.fleet import Fleet
+from lbd.health.monitor import Monitor
 from lbd.http import HttpServer, metrics_application
 from lbd.listening import Listening
 from lbd.metrics import Metrics
@@ -153,7 +154,7 @@ class Supervisor:
             metrics = listen(config.metrics, 1)[0] if config.metrics is not None else None
         except BaseException:
             for backends in made:
-                backends.region.remove()
+                backends.remove()
             raise
         if not self._stopping.is_set():
             self._take_over(config, made)
@@ -190,12 +191,16 @@ class Supervisor:
         if self._http is not None:
             await self._http.close()
         if self._fleet is not None:
-            for region in self.regions:
-                region.remove()
+            for backends in self._backends:
+                backends.remove()
         self._listening.release(None)
 
     def scrape(self) -> bytes:
         return self._metrics.text(self.config, self.regions, self.restarts_total, monotonic_ns())
+
+    def monitor(self, service: str) -> Monitor:
+        """The hand on the states of a service's backends. Raises KeyError for a name unknown."""
+        return next(b.monitor for b in self._backends if b.region.service == service)
 
     # -- what is in force
 
@@ -294,7 +299,7 @@ class Supervisor:
                 await self.fleet.gone()
                 self._fleet, self._backends = old, old_backends
             for backends in made:
-                backends.region.remove()
+                backends.remove()
             for region in old.regions:
                 region.put_back()
             self._listening.release(self.config)
@@ -304,6 +309,8 @@ class Supervisor:
         self._listening.release(config)
         for region in old.regions:
             region.forget_aside()
+        for backends in old_backends:
+            backends.monitor.close()
         old.end(graceful=True)
         self._leaving.append(old)
         self._in_background(partial(self._let_go, old))
@@ -367,6 +374,7 @@ class Supervisor:
             self.fleet.look_after(now_ns)
             for backends in self._backends:
                 backends.let_go()
+                backends.monitor.tick(now_ns)
             await asyncio.sleep(BEAT_S)
 
     def _status(self) -> str:

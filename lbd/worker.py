@@ -144,7 +144,7 @@ class Worker:
             listener.limit(self._share(of_service))
 
     def _stop_if_done(self) -> None:
-        if not any(service.relays for service in self._services):
+        if not any(service.connections() for service in self._services):
             self._stop()
 
     def _stop(self) -> None:

@@ -93,9 +93,11 @@ TOTALS: Final = (
     "local_failed_total",
     "backend_reset_total",
     "backend_silent_total",
+    "backend_timeout_total",
     "client_reset_total",
     "idle_timeout_total",
     "total_timeout_total",
+    "withdrawn_total",
     "shutdown_total",
     "lost_total",  # open in a worker that died
     "bytes_in_total",
@@ -104,6 +106,9 @@ TOTALS: Final = (
     "client_wait_ns_total",
     "duration_ns_total",
     "fct_ns_total",
+    "unanswered_total",  # failed by the backend before its first byte
+    "retried_total",
+    "redispatched_total",
 )
 ROWS: Final = GAUGES + TOTALS
 ROW: Final = {name: index for index, name in enumerate(ROWS)}
@@ -114,6 +119,7 @@ BACKEND_FAILURES: Final = (
     "connect_timeout_total",
     "backend_reset_total",
     "backend_silent_total",
+    "backend_timeout_total",
 )
 
 # Worker scalars, all u64.
@@ -135,6 +141,12 @@ SCALARS: Final = (
     "frames_invalid_total",
     "weights_foreign_total",
     "fallback_total",
+    "queued",
+    "queued_total",
+    "queue_full_total",
+    "queue_timeout_total",
+    "queue_shutdown_total",
+    "retry_refused_total",
 )
 SCALAR: Final = {name: index for index, name in enumerate(SCALARS)}
 SCALAR_WORDS: Final = 64
@@ -163,10 +175,12 @@ AGENT_SCALARS: Final = (
     "step_ns_total",
     "parameters_loaded_total",
     "parameters_refused_total",
+    "trials_total",
+    "suspensions_total",
 )
 AGENT_SCALAR: Final = {name: index for index, name in enumerate(AGENT_SCALARS)}
 # After them, f64: NaN where the last step had none.
-AGENT_REALS: Final = ("reward", "entropy_nats")
+AGENT_REALS: Final = ("reward", "entropy_nats", "trusted", "outside", "excess")
 AGENT_REAL: Final = {name: len(AGENT_SCALARS) + at for at, name in enumerate(AGENT_REALS)}
 AGENT_SCALAR_WORDS: Final = 24
 

@@ -37,15 +37,17 @@ class Flag(enum.IntFlag):
     FEEDBACK_MAINT = 64
     SLOW_START = 128
     LEAVING = 256
+    FEEDBACK_ZERO = 512
 
 
 UNHEALTHY = Flag.CHECK_DOWN | Flag.EJECTED | Flag.FEEDBACK_DOWN
-WITHDRAWN = Flag.DRAIN | Flag.MAINT | Flag.FEEDBACK_DRAIN | Flag.FEEDBACK_MAINT | Flag.LEAVING
+FEEDBACK_WITHDRAWN = Flag.FEEDBACK_DRAIN | Flag.FEEDBACK_MAINT | Flag.FEEDBACK_ZERO
+WITHDRAWN = Flag.DRAIN | Flag.MAINT | Flag.LEAVING | FEEDBACK_WITHDRAWN
 
 _LABELS = (
     (Flag.LEAVING, "leaving"),
     (Flag.MAINT | Flag.FEEDBACK_MAINT, "maint"),
-    (Flag.DRAIN | Flag.FEEDBACK_DRAIN, "drain"),
+    (Flag.DRAIN | Flag.FEEDBACK_DRAIN | Flag.FEEDBACK_ZERO, "drain"),
     (Flag.CHECK_DOWN | Flag.FEEDBACK_DOWN, "down"),
     (Flag.EJECTED, "ejected"),
     (Flag.SLOW_START, "slow_start"),
@@ -85,7 +87,7 @@ class StateWriter:
         self._region = region
         self._words = region.words
         self._rows = state_rows(region)
-        self._panic_below = panic_below
+        self.panic_below = panic_below
 
     def set(self, slot: int, flag: Flag, now_ns: int) -> bool:
         """Set a reason. False where it stood already."""
@@ -100,6 +102,9 @@ class StateWriter:
 
     def get(self, slot: int, row: str) -> int:
         return self._words[self._at(slot, row)]
+
+    def current_share(self, slot: int) -> float:
+        return self._region.doubles[self._at(slot, "share")]
 
     def limit(self, slot: int, max_flows: int) -> None:
         """At most so many flows at once, over all workers; 0 for no limit."""
@@ -128,7 +133,7 @@ class StateWriter:
         active = region.active_slots()
         flags = self._rows[lo.STATE["flags"], active]
         bits = np.zeros(lo.MAX_SLOTS, dtype=np.uint8)
-        bits[active[usable(flags, self._panic_below)]] = 1
+        bits[active[usable(flags, self.panic_below)]] = 1
         words = np.packbits(bits, bitorder="little").view("<u8")
         region.u64[lo.H_USABLE : lo.H_USABLE + len(words)] = words
         self._tell()

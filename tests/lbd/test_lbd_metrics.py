@@ -158,6 +158,8 @@ def test_weights_are_told_as_configured_and_as_in_effect(daemon: Start, backend:
 
 def test_promtool_has_nothing_to_object_to(daemon: Start, backend: Make, promtool: str) -> None:
     service = ld.service([backend(echo).address, backend(echo).address], weights="agent")
+    service["backends"][0]["max_connections"] = 5
+    service["health"] = {"check": {"interval_ms": 20}}
     metrics = f"127.0.0.1:{ld.free_port()}"
     daemon(service, metrics=metrics)
     agent = FakeAgent(service["name"])
@@ -167,6 +169,7 @@ def test_promtool_has_nothing_to_object_to(daemon: Start, backend: Make, promtoo
         agent.block.set_real(name, 0.5)
     agent.block.set("mode", 1)
     ask(service)
+    until(lambda: ld.state_word(service["name"], "b1", "checks_total"), "a check")
     text = fetch(metrics)
     agent.close()
     ended = subprocess.run(

@@ -1,0 +1,101 @@
+"""Metrics of the backends' states and of the queues before them.
+
+Lives here: their families, and how they are read out of a region. Never here: the endpoint, the
+other families (`lbd.metrics`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from lbd.exposition import Exposition, Family
+from shm import layout as lo
+from shm.region import Region
+from shm.states import LABELS, label, state_rows
+from shm.worker import scalars_view
+
+_SERVER: Final = ("service", "backend")
+
+STATUS: Final = Family(
+    "lbd_server_status", "gauge", "1 for the state that the backend is in.", (*_SERVER, "state")
+)
+USABLE: Final = Family(
+    "lbd_server_usable", "gauge", "Whether the backend may get new flows.", _SERVER
+)
+SHARE: Final = Family(
+    "lbd_server_share",
+    "gauge",
+    "Part of its fair share of new flows that the backend gets: slow start, its own word.",
+    _SERVER,
+)
+LIMIT: Final = Family(
+    "lbd_server_limit_sessions", "gauge", "Flows at once at most; absent without a limit.", _SERVER
+)
+CHECK_TIME: Final = Family(
+    "lbd_server_check_duration_seconds", "gauge", "How long the last check took.", _SERVER
+)
+TOTALS: Final = {
+    "checks_total": Family(
+        "lbd_server_checks_total", "counter", "Active checks of the backend.", _SERVER
+    ),
+    "checks_failed_total": Family(
+        "lbd_server_check_failures_total", "counter", "Active checks that failed.", _SERVER
+    ),
+    "downs_total": Family(
+        "lbd_server_check_up_down_total",
+        "counter",
+        "Times that checks took the backend down.",
+        _SERVER,
+    ),
+    "ejections_total": Family(
+        "lbd_server_ejections_total",
+        "counter",
+        "Times that the backend was ejected for failing its flows.",
+        _SERVER,
+    ),
+    "ejections_refused_total": Family(
+        "lbd_server_ejections_refused_total",
+        "counter",
+        "Ejections left undone because max_ejected were out already.",
+        _SERVER,
+    ),
+}
+QUEUE: Final = Family(
+    "lbd_frontend_current_queue",
+    "gauge",
+    "Flows that wait for a backend with room.",
+    ("service",),
+)
+STATE_FAMILIES: Final = (STATUS, USABLE, SHARE, LIMIT, CHECK_TIME, *TOTALS.values(), QUEUE)
+
+
+def add_states(out: Exposition, regions: Sequence[Region]) -> None:
+    """All families, of all services."""
+    seen = [_Backend(region, slot) for region in regions for slot in region.active_slots().tolist()]
+    out.add(STATUS, [((*one.at, name), int(one.state == name)) for one in seen for name in LABELS])
+    out.add(USABLE, [(one.at, int(one.usable)) for one in seen])
+    out.add(SHARE, [(one.at, one.share) for one in seen])
+    out.add(LIMIT, [(one.at, one.word["max_flows"]) for one in seen if one.word["max_flows"]])
+    checked = [one for one in seen if one.word["checks_total"]]
+    out.add(CHECK_TIME, [(one.at, one.word["check_ns"] * 1e-9) for one in checked])
+    for row, family in TOTALS.items():
+        out.add(family, [(one.at, one.word[row]) for one in seen])
+    out.add(QUEUE, [((region.service,), _queued(region)) for region in regions])
+
+
+class _Backend:
+    """One backend's words."""
+
+    def __init__(self, region: Region, slot: int) -> None:
+        rows = state_rows(region)[:, slot].copy()
+        self.at = (region.service, region.entry(slot).name)
+        self.word = dict(zip(lo.STATES, rows.tolist(), strict=True))
+        self.share = float(rows[lo.STATE["share"]].view("<f8"))
+        self.state = label(self.word["flags"])
+        self.usable = region.words[lo.H_USABLE + slot // 64] >> slot % 64 & 1
+
+
+def _queued(region: Region) -> int:
+    workers = range(region.layout.workers)
+    return sum(int(scalars_view(region, worker)[lo.SCALAR["queued"]]) for worker in workers)
