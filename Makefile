@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 DEMO_READY := $(if $(LEARN),$(VENV)/.learn,$(VENV)/.demo)
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
 
-# Where `make install` puts things; docs/operations.md has the layout. DESTDIR is for packagers.
+# Where `make install` puts things; docs/deployment.md has the layout. DESTDIR is for packagers.
 PREFIX ?= /usr/local
 SYSCONFDIR ?= /etc
 EXTRAS ?= [agent]
