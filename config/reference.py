@@ -11,6 +11,9 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from config.connecting import Queue, Retry
+from config.edges import Limits, PerSource, ProxyIn, ProxyOut, SlowClient, Source, Stick
+from config.health import Check, Feedback, Health, Passive, SlowStart
 from config.schema import Agent, Backend, Config, Ewma, Reservoir, Service, Timeouts
 
 SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
@@ -20,6 +23,20 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("services[].ewma", Ewma),
     ("services[].timeouts", Timeouts),
     ("services[].reservoir", Reservoir),
+    ("services[].proxy_in", ProxyIn),
+    ("services[].proxy_out", ProxyOut),
+    ("services[].stick", Stick),
+    ("services[].limits", Limits),
+    ("services[].limits.per_source", PerSource),
+    ("services[].limits.slow_client", SlowClient),
+    ("services[].source", Source),
+    ("services[].health", Health),
+    ("services[].health.check", Check),
+    ("services[].health.passive", Passive),
+    ("services[].health.feedback", Feedback),
+    ("services[].health.slow_start", SlowStart),
+    ("services[].retry", Retry),
+    ("services[].queue", Queue),
     ("agent", Agent),
 )
 

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from config.address import Address
+from config.fronts import front_clashes, told_apart
 from config.problem import Loc, dotted
 
 DEFAULT_SLOTS = 64
@@ -36,8 +37,11 @@ def clashes(config: object) -> list[Clash]:
     metrics = config.get("metrics") if isinstance(config, dict) else None
     listens = list(_addresses(services, "listen"))
     metrics_address = _address(metrics)
-    taken = [*listens, (("metrics",), metrics_address)] if metrics_address else listens
+    taken = told_apart(listens, services)
+    if metrics_address:
+        taken.append((("metrics",), metrics_address))
     found = [*_repeated(_names(services), "name"), *_repeated(taken, "listen address")]
+    found += (Clash(*clash) for clash in front_clashes(listens, services))
     for loc, service in services:
         backends = _elements(loc, service, "backends")
         slots = service.get("slots", DEFAULT_SLOTS)

@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Annotated, Literal, Self, get_args
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     PlainSerializer,
     PlainValidator,
@@ -26,11 +24,26 @@ from pydantic import (
 )
 
 from config.address import FORMS, Address
+from config.connecting import Queue, Retry
+from config.edges import Limits, ProxyIn, ProxyOut, ServerName, Source, Stick
+from config.health import Health
 from config.problem import dotted
 from config.relations import DEFAULT_SLOTS, clashes
+from config.section import MAX_DURATION_S, Section
 
 Policy = Literal[
-    "rr", "wrr", "ecmp", "wcmp", "lsq", "sed", "p2c", "ewma", "least_time", "hcl", "maglev"
+    "rr",
+    "wrr",
+    "ecmp",
+    "wcmp",
+    "lsq",
+    "sed",
+    "p2c",
+    "ewma",
+    "least_time",
+    "hcl",
+    "maglev",
+    "source_hash",
 ]
 POLICIES: tuple[str, ...] = get_args(Policy)
 WEIGHTED_POLICIES: tuple[str, ...] = ("wrr", "wcmp", "sed", "p2c")
@@ -38,7 +51,6 @@ Reward = Literal["VBF", "logVBF", "VBF+logVBF", "PBF", "MS", "logMS", "CV", "Jai
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,31}$"
 MAX_SLOTS = 1024
-MAX_DURATION_S = 31_536_000  # a year: far from overflow in any timer, and as good as never
 
 
 def _address(value: object) -> Address:
@@ -84,12 +96,6 @@ ListenAddress = Annotated[Address, PlainValidator(_address), *_Text]
 TcpAddress = Annotated[Address, PlainValidator(_tcp_address), *_Text]
 BackendAddress = Annotated[Address, PlainValidator(_destination), *_Text]
 FilePath = Annotated[Path, PlainValidator(_path), *_Text]
-
-
-class Section(BaseModel):
-    """Common to all: immutable, no unknown keys, no conversions between types, no NaN."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Ewma(Section):
@@ -173,6 +179,12 @@ class Backend(Section):
         le=1000,
         description="The backend's configured capacity, relative to the others of its service.",
     )
+    max_connections: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000_000,
+        description="How many flows it takes at once, over all workers; null for no limit.",
+    )
 
 
 class Service(Section):
@@ -182,7 +194,9 @@ class Service(Section):
         pattern=NAME_PATTERN,
         description="The service's name, unique; it also names the shared-memory region.",
     )
-    listen: ListenAddress = Field(description=f"Where clients connect, {FORMS}; unique.")
+    listen: ListenAddress = Field(
+        description=f"Where clients connect, {FORMS}; unique but for sni."
+    )
     policy: Policy = Field(default="sed", description="How a backend is chosen for a flow.")
     weights: Literal["agent", "static"] = Field(
         default="static",
@@ -215,6 +229,40 @@ class Service(Section):
         description="How many flows the service carries at once, over all workers.",
     )
     reservoir: Reservoir = Field(default=Reservoir(), description="The samples kept for the agent.")
+    proxy_in: ProxyIn | None = Field(
+        default=None, description="PROXY headers from clients; null for none."
+    )
+    proxy_out: ProxyOut | None = Field(
+        default=None, description="The PROXY header that backends get; null for none."
+    )
+    sni: Annotated[tuple[ServerName, ...], Field(strict=False)] = Field(
+        default=(),
+        description=(
+            "Server names in a TLS ClientHello that choose this service, such as www.example.org "
+            "or *.example.org: services may then share a listen address."
+        ),
+    )
+    stick: Stick | None = Field(
+        default=None, description="Clients stay with the backend they had; null for no."
+    )
+    hash_bound: float = Field(
+        default=1.25,
+        gt=1,
+        le=100,
+        description=(
+            "The policy source_hash: how many times its fair share of flows a backend may have "
+            "before its clients go to the next."
+        ),
+    )
+    limits: Limits = Field(default=Limits(), description="What the service lets in.")
+    source: Source = Field(default=Source(), description="Where connections to backends come from.")
+    health: Health = Field(default=Health(), description="Which backends are fit for use.")
+    retry: Retry = Field(
+        default=Retry(), description="Further attempts where a backend cannot be connected to."
+    )
+    queue: Queue = Field(
+        default=Queue(), description="Where flows wait for backends that are full."
+    )
     backends: Annotated[tuple[Backend, ...], Field(strict=False)] = Field(
         min_length=1, description="The servers behind the service, at least one."
     )

@@ -24,9 +24,12 @@ class Outcome(enum.Enum):
     LOCAL_FAILED = "local_failed_total"
     BACKEND_RESET = "backend_reset_total"
     BACKEND_SILENT = "backend_silent_total"
+    BACKEND_TIMEOUT = "backend_timeout_total"
     CLIENT_RESET = "client_reset_total"
     IDLE_TIMEOUT = "idle_timeout_total"
     TOTAL_TIMEOUT = "total_timeout_total"
+    SLOW_CLIENT = "slow_client_total"
+    WITHDRAWN = "withdrawn_total"
     SHUTDOWN = "shutdown_total"
 
 

@@ -35,6 +35,7 @@ class ShmLedger:
         self._fct_ns_total = rows["fct_ns_total"]
         self._bytes_in_total = rows["bytes_in_total"]
         self._bytes_out_total = rows["bytes_out_total"]
+        self._unanswered_total = rows["unanswered_total"]
         self._outcome = {outcome: rows[outcome.value] for outcome in Outcome}
 
     def dispatched(self, slot: int, now_ns: int) -> None:
@@ -78,6 +79,8 @@ class ShmLedger:
             self._fct_ns_total[slot] += age_ns
             self._block.sample_fct(slot, now_ns, age_ns)
         elif outcome in BACKEND_FAULT:
+            if not flow.first_byte_ns:
+                self._unanswered_total[slot] += 1
             for policy in self._policies:
                 policy.failed(slot, now_ns, age_ns)
 

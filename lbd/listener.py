@@ -3,17 +3,21 @@
 Lives here: the accept queue's worker side and its back-pressure. Never here: what becomes of a
 connection (`lbd.service`).
 A full service, or a process out of descriptors, stops accepting; what waits stays in the kernel's
-queue, refused by nobody, until there is room.
+queue, refused by nobody, until there is room. Or else, where it is to shed its load, it resets the
+newest.
 """
 
 from __future__ import annotations
 
 import errno
 import socket
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
+from lbd.edge.bound import Bound
+from lbd.edge.gate import Gate
 from lbd.poller import READ, Poller
-from lbd.relay import Relay
+from lbd.relay import Relay, reset
 from lbd.service import Service
 
 _ACCEPTS: Final = 64
@@ -40,23 +44,36 @@ _GONE: Final = frozenset(
 
 
 class Listener:
-    """`max_flows` is this worker's share of the service's bound."""
+    """max_flows: what fits, as many as `bound` says. gate: what stands before the service, if
+    anything does."""
 
     def __init__(
-        self, service: Service, sock: socket.socket, poller: Poller, max_flows: int
+        self,
+        service: Service,
+        sock: socket.socket,
+        poller: Poller,
+        bound: Bound,
+        gate: Gate | None = None,
     ) -> None:
         self._service = service
         self._sock = sock
         self._poller = poller
-        self._max_flows = max_flows
+        self._bound = bound
+        self._max_flows = bound.max_flows
         self._accepting = False
         self._closed = False
-        service.on_end = self._flow_ended
+        if gate is None:
+            self._admit: Callable[[socket.socket, Any], None] = service.open
+            self._occupied = service.connections
+            service.on_end = self._flow_ended
+        else:
+            self._admit, self._occupied = gate.admit, gate.occupied
+            gate.on_room = self._room
         self.resume()
 
     def resume(self) -> None:
         """Accept again, if there is room."""
-        if not (self._accepting or self._closed) and len(self._service.relays) < self._max_flows:
+        if not (self._accepting or self._closed) and self._occupied() < self._max_flows:
             self._accepting = True
             # Level-triggered: what is left after a round is told again.
             self._poller.watch(self._sock.fileno(), self._on_ready, READ)
@@ -77,12 +94,16 @@ class Listener:
         self._sock.close()
 
     def _on_ready(self, events: int) -> None:
-        accept, service, closing = self._sock.accept, self._service, self._poller.closing
+        accept, occupied, closing = self._sock.accept, self._occupied, self._poller.closing
+        admit, fd_ceiling = self._admit, self._bound.fd_ceiling
         for _ in range(_ACCEPTS):
-            if len(service.relays) >= self._max_flows:
-                self._pause("accept_paused_total")
-                return
-            if len(service.relays) + closing() // 2 >= self._max_flows:
+            taken = occupied()
+            if taken >= self._max_flows:
+                if not self._bound.sheds:
+                    self._pause("accept_paused_total")
+                    return
+                admit = self._shed
+            elif taken + closing() // 2 >= self._max_flows:
                 # Flows that ended in this batch hold their two descriptors until it is through.
                 return
             try:
@@ -98,10 +119,26 @@ class Listener:
                 if error.errno in _GONE:
                     continue
                 raise
+            if client.fileno() >= fd_ceiling:
+                # Whatever else has taken them: the last descriptors are not for flows.
+                self._turn_away(client, "shed_descriptors_total")
+                continue
             client.setblocking(False)
-            service.open(client, peer)
+            admit(client, peer)
+
+    def _shed(self, client: socket.socket, peer: object) -> None:
+        self._turn_away(client, self._bound.shed_counter)
+
+    def _turn_away(self, client: socket.socket, counter: str) -> None:
+        self._service.block.count(counter)
+        reset(client)
+        client.close()
 
     def _flow_ended(self, relay: Relay) -> None:
         self._service.relays.discard(relay)
+        self._service.serve_queue()
+        self._room()
+
+    def _room(self) -> None:
         if not self._accepting:
             self.resume()

@@ -14,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from config.address import Address
+from lbd.edge.counters import HELP as EDGE_HELP
 from shm import layout as lo
 from shm.reader import Reader
 from shm.region import Region
@@ -104,9 +105,12 @@ _HELP = {
     "local_failed_total": "Flows for whose backend connection this machine lacked means.",
     "backend_reset_total": "Flows that the backend reset.",
     "backend_silent_total": "Flows that the backend closed without a byte.",
+    "backend_timeout_total": "Flows whose client had asked and whose backend never answered.",
     "client_reset_total": "Flows that the client reset.",
     "idle_timeout_total": "Flows ended for carrying no byte.",
     "total_timeout_total": "Flows ended for lasting too long.",
+    "slow_client_total": "Flows ended because the client was silent or too slow.",
+    "withdrawn_total": "Flows ended by a drain's deadline, or because their backend went down.",
     "shutdown_total": "Flows ended by a stop of the balancer.",
     "lost_total": "Flows that were open in a worker that died.",
     "bytes_in_total": "Bytes from clients.",
@@ -115,6 +119,9 @@ _HELP = {
     "client_wait_ns_total": "Sum of accept to the client's first byte.",
     "duration_ns_total": "Sum of backend connected to its first byte.",
     "fct_ns_total": "Sum of flow completion times.",
+    "unanswered_total": "Flows that the backend failed before its first byte.",
+    "retried_total": "Flows tried again on the same backend.",
+    "redispatched_total": "Flows that left for another backend.",
 }
 
 _SCALAR_HELP = {
@@ -129,4 +136,10 @@ _SCALAR_HELP = {
     "frames_invalid_total": "Weight frames refused: not positive finite numbers.",
     "weights_foreign_total": "Weights left out: made for a backend that has gone.",
     "fallback_total": "Times that the fallback policy took over.",
+    **EDGE_HELP,
+    "queued_total": "Flows that had to wait for a backend with room.",
+    "queue_full_total": "Connections closed because the queue was full.",
+    "queue_timeout_total": "Connections closed after too long in the queue.",
+    "queue_shutdown_total": "Connections closed in the queue by a stop of the balancer.",
+    "retry_refused_total": "Further attempts refused for lack of retry budget.",
 }

@@ -73,6 +73,9 @@ class Poller:
         """Sockets still to be closed after this batch: their descriptors are in use until then."""
         return len(self._closing)
 
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
+        self._loop.call_later(delay_s, callback)
+
     def call_again(self, callback: Callable[[], None]) -> None:
         """Once more after this batch: for who stopped of his own accord, not for lack of data."""
         self._again.append(callback)

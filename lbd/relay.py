@@ -13,6 +13,7 @@ is told once, maybe together with the last bytes: an end that is `hung_up` reads
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 import struct
@@ -20,6 +21,7 @@ from collections.abc import Callable
 from time import monotonic_ns
 from typing import Any, Final
 
+from lbd.edge.arrival import Arrival
 from lbd.flow import Flow, Outcome
 from lbd.poller import ERROR, HANGUP, READ, WRITE, Poller
 
@@ -52,13 +54,20 @@ def _connect_outcome(error: int | None) -> Outcome:
     return Outcome.BACKEND_RESET if error == errno.ECONNRESET else Outcome.CONNECT_FAILED
 
 
+def _give_up(relay: Relay, outcome: Outcome) -> bool:
+    return False
+
+
 class Relay:
     """One flow's two ends, from the dispatch to the close of both sockets.
 
-    `on_end(relay)` is called once, when both are gone.
+    `on_end(relay)` is called once, when both are gone. `on_fail(relay, outcome)` is called when the
+    backend fails and has taken no byte of the client's; if it returns True it has found a way for
+    the flow to go on, by `leave` and `connect`. `tried` are the slots of attempts that failed.
     """
 
     __slots__ = (
+        "arrival",
         "backend",
         "client",
         "flow",
@@ -66,8 +75,11 @@ class Relay:
         "moved_in",
         "moved_out",
         "on_end",
+        "on_fail",
         "outcome",
+        "pending",
         "poller",
+        "tried",
     )
 
     def __init__(
@@ -76,36 +88,45 @@ class Relay:
         flow: Flow,
         client: socket.socket,
         on_end: Callable[[Relay], None],
+        on_fail: Callable[[Relay, Outcome], bool] = _give_up,
     ) -> None:
         self.poller = poller
         self.flow = flow
+        self.arrival: Arrival | None = None  # what came before the flow, if anything did
         self.client = End(self, client)
         self.backend: End | None = None
         self.on_end = on_end
+        self.on_fail = on_fail
+        self.tried: tuple[int, ...] = ()
+        self.pending = b""  # of the client's, taken back from a backend that did not take it
         self.outcome = Outcome.COMPLETED  # of a flow that both ends have ended in order
         self.idle_since_ns = flow.accepted_ns
         self.moved_in = self.moved_out = 0
 
-    def connect(self, family: int, address: Any) -> None:
+    def connect(
+        self, family: int, address: Any, egress: Callable[[socket.socket], None] | None = None
+    ) -> None:
         """Start connecting; a failure at once or later is an outcome of the flow."""
         try:
             sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         except OSError as error:
-            self.abort(_connect_outcome(error.errno))
+            self.fail(_connect_outcome(error.errno))
             return
         self.backend = backend = End(self, sock)
         backend.peer, self.client.peer = self.client, backend
         try:
             if family != socket.AF_UNIX:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if egress is not None:
+                egress(sock)
             sock.connect(address)
         except BlockingIOError:
             if family == socket.AF_UNIX:
                 # Its accept queue is full: nothing is under way that epoll could report.
-                self.abort(Outcome.CONNECT_FAILED)
+                self.fail(Outcome.CONNECT_FAILED)
                 return
         except OSError as error:
-            self.abort(_connect_outcome(error.errno))
+            self.fail(_connect_outcome(error.errno))
             return
         self.poller.watch(sock.fileno(), self._on_connect)
 
@@ -115,11 +136,13 @@ class Relay:
         if not events & (WRITE | ERROR | HANGUP):
             return
         if error := backend.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-            self.abort(_connect_outcome(error))
+            self.fail(_connect_outcome(error))
             return
         self.flow.connected(monotonic_ns())
         self.poller.rehandle(backend.fd, backend.on_event)
         self.poller.watch(client.fd, client.on_event)
+        if (self.pending or self.arrival is not None) and not self._lead():
+            return
         # The client has mostly spoken by now: reading at once saves a turn of the poller.
         client.pump()
         if events & READ and self.flow.outcome is None:
@@ -137,9 +160,11 @@ class Relay:
         age_ns = now_ns - flow.accepted_ns
         if not flow.connected_ns:
             if age_ns > connect_ns:
-                self.abort(Outcome.CONNECT_TIMEOUT)
+                self.fail(Outcome.CONNECT_TIMEOUT)
         elif now_ns - self.idle_since_ns > idle_ns:
-            self.abort(Outcome.IDLE_TIMEOUT)
+            # A client that has asked and got no answer in all that time was failed by the backend.
+            hung = flow.waiting and flow.first_client_ns
+            self.abort(Outcome.BACKEND_TIMEOUT if hung else Outcome.IDLE_TIMEOUT)
         elif total_ns and age_ns > total_ns:
             self.abort(Outcome.TOTAL_TIMEOUT)
 
@@ -154,11 +179,51 @@ class Relay:
             flow.ledger.moved(flow.slot, *moved)
         return moved
 
+    def fail(self, outcome: Outcome) -> None:
+        """The backend failed and has taken no byte: another attempt, or the end."""
+        if not self.on_fail(self, outcome):
+            self.abort(outcome)
+
+    def leave(self, outcome: Outcome, now_ns: int) -> None:
+        """Give up this backend and keep the client with all it has sent; then `connect` again."""
+        client, backend = self.client, self.backend
+        self.flow.end(outcome, now_ns)
+        if backend is not None:
+            if backend.unsent is not None:
+                # At its end, after what may be left of a greeting.
+                start = len(backend.unsent) - client.bytes_read
+                self.pending = bytes(backend.unsent[start:])
+                backend.unsent = None
+            self.poller.close_socket(backend.sock)
+            backend.peer = None
+            self.backend = None
+        if self.flow.connected_ns:
+            # Watched again once there is somebody to read for: that tells all there is anew.
+            self.poller.unwatch(client.fd)
+        client.peer = None
+        client.eof = client.hung_up = client.readable = False
+        self.idle_since_ns = now_ns
+        client.bytes_read = self.moved_in = self.moved_out = 0
+
+    def _lead(self) -> bool:
+        """Send what goes first: a greeting, and what the last backend did not take. False if that
+        ended the flow."""
+        client, backend = self.client, self.backend
+        assert backend is not None
+        greeting = self.arrival.greeting if self.arrival is not None else b""
+        if self.pending:
+            client.bytes_read = len(self.pending)
+            self.flow.asked(monotonic_ns())
+        if lead := greeting + self.pending:
+            backend.unsent, self.pending = memoryview(lead), b""
+            backend._flush()
+        return backend.peer is not None
+
     def abort(self, outcome: Outcome, spare: End | None = None) -> None:
         """End the flow now, resetting both ends, but for `spare`, which is beyond it already."""
         for end in (self.client, self.backend):
             if end is not None and end is not spare:
-                end.reset()
+                reset(end.sock)
         self.end(outcome)
 
     def end(self, outcome: Outcome) -> None:
@@ -238,6 +303,8 @@ class End:
             except BlockingIOError:
                 sent = 0
             except OSError:
+                if self.bytes_read == count:
+                    peer.unsent = memoryview(bytes(_buffer[:count]))
                 peer._broken()
                 return
             if sent < count:
@@ -327,14 +394,18 @@ class End:
 
     def _broken(self) -> None:
         relay = self.relay
-        if relay.flow.outcome is None:
-            backend = self is relay.backend
-            relay.abort(Outcome.BACKEND_RESET if backend else Outcome.CLIENT_RESET, spare=self)
-
-    def reset(self) -> None:
-        """Make the close of this socket a reset."""
-        try:
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        except OSError:
-            # The socket is past telling its peer anything.
+        if relay.flow.outcome is not None:
             return
+        if self is not relay.backend:
+            relay.abort(Outcome.CLIENT_RESET, spare=self)
+        elif not self.bytes_read and relay.client.bytes_read <= len(self.unsent or b""):
+            relay.fail(Outcome.BACKEND_RESET)
+        else:
+            relay.abort(Outcome.BACKEND_RESET, spare=self)
+
+
+def reset(sock: socket.socket) -> None:
+    """Make the close of a socket a reset."""
+    # A socket may be past telling its peer anything.
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)

@@ -17,15 +17,21 @@ from zlib import crc32
 import numpy as np
 
 from config.schema import Service as ServiceConfig
+from lbd.capacity import Capacity, Waiting, WaitingRoom
 from lbd.dispatch import NONE, Load, Memory, create
 from lbd.dispatch.load import Vector
+from lbd.edge.arrival import Arrival
+from lbd.edge.egress import egress
+from lbd.edge.slow import slow
 from lbd.flow import Flow, Outcome
 from lbd.ledger import ShmLedger
 from lbd.poller import Poller
 from lbd.relay import Relay
+from lbd.retry import RetryBudget, Step, next_step
 from lbd.sockets import resolve
 from shm import layout as lo
 from shm.region import Region
+from shm.states import StateReader
 from shm.weights import Refusal, WeightReader, Weights
 from shm.worker import WorkerBlock, cache_view
 
@@ -51,15 +57,15 @@ class Service:
         for entry in entries:
             self.block.adopt(entry.slot, entry.identity)
 
-        self._configured = np.ones(region.layout.slots)
+        configured = np.ones(region.layout.slots)
         for entry in entries:
-            self._configured[entry.slot] = entry.weight
+            configured[entry.slot] = entry.weight
         memory = Memory(flows=config.ewma.memory_flows, seconds=config.ewma.memory_s)
         usable = [entry.slot for entry in entries]
-        self._load = _load(region, worker, usable, self._configured)
-        self._fallback_load = _load(region, worker, usable, self._configured)
-        self._policy = create(config.policy, self._load, memory)
-        self._fallback = create(config.fallback, self._fallback_load, memory)
+        self._load = _load(region, worker, usable, configured)
+        self._fallback_load = _load(region, worker, usable, configured)
+        self._policy = create(config.policy, self._load, memory, config.hash_bound)
+        self._fallback = create(config.fallback, self._fallback_load, memory, config.hash_bound)
         self._wants_weights = config.weights == "agent"
         self._in_force = self._fallback if self._wants_weights else self._policy
         policies = [self._policy]
@@ -67,42 +73,224 @@ class Service:
             policies.append(self._fallback)
         self._ledger = ShmLedger(self.block, policies)
 
+        self._states = StateReader(region)
+        self._end_by_ns: dict[int, int] = {}
+        self._capacity = Capacity(self._load, self.block.flows)
+        self._limited = False
+        workers = region.layout.workers
+        queue = config.queue
+        self._waiting = WaitingRoom(-(-queue.size // workers), queue.timeout_ms * 1_000_000)
+        self._queued = 0
+        self._serving = False
+        self._budget = RetryBudget(config.retry.budget, config.retry.budget_per_s)
+        self._follow_states()
+
         timeouts = config.timeouts
         self._connect_ns = timeouts.connect_ms * 1_000_000
         self._idle_ns = int(timeouts.idle_s * 1e9)
         self._total_ns = int((timeouts.total_s or 0) * 1e9)
+        self._slow = slow(config.limits)
+        self._egress = egress(config.source)
 
     # -- flows
 
-    def open(self, client: socket.socket, peer: object) -> None:
-        """Give an accepted connection to a backend."""
+    def open(self, client: socket.socket, peer: object, arrival: Arrival | None = None) -> None:
+        """Give an accepted connection to a backend. arrival: what the gate knows of it, if any."""
         now_ns = monotonic_ns()
         block = self.block
         block.count("accepted_total")
         policy = self._in_force
-        slot = policy.choose(now_ns, _key(peer) if policy.uses_key else 0)
-        if slot == NONE:
-            block.count("no_backend_total")
-            client.close()
+        key = _key(peer) if policy.uses_key else 0
+        if self._limited:
+            self._open_limited(Waiting(client, key, now_ns, arrival))
             return
-        relay = Relay(self.poller, Flow(self._ledger, slot, now_ns), client, self.on_end)
+        slot = NONE if arrival is None else arrival.recall(policy.load.usable, now_ns)
+        if slot == NONE:
+            slot = policy.choose(now_ns, key)
+        if slot == NONE:
+            self._close(Waiting(client, key, now_ns, arrival), "no_backend_total")
+            return
+        self._start(client, slot, now_ns, arrival)
+
+    def _start(
+        self, client: socket.socket, slot: int, now_ns: int, arrival: Arrival | None
+    ) -> None:
+        flow = Flow(self._ledger, slot, now_ns)
+        relay = Relay(self.poller, flow, client, self.on_end, self._retry)
+        if arrival is not None:
+            arrival.given(slot, now_ns)
+            relay.arrival = arrival
         self.relays.add(relay)
-        relay.connect(*self._address[slot])
+        relay.connect(*self._address[slot], self._egress)
 
     def check(self, now_ns: int) -> None:
         """Limits and byte counts of all open flows."""
         for relay in list(self.relays):
+            if self._slow and self._slow.judge(relay.flow, relay.client.bytes_read, now_ns):
+                relay.abort(Outcome.SLOW_CLIENT)
+                continue
             relay.check(now_ns, self._connect_ns, self._idle_ns, self._total_ns)
+        if self._end_by_ns:
+            self._end_overdue(now_ns)
 
     def check_every_s(self) -> float:
         """Often enough that no limit passes by more than a quarter."""
         limits_ns = [self._connect_ns, self._idle_ns, self._total_ns or self._idle_ns]
+        if self._slow is not None:
+            limits_ns.append(self._slow.within_ns)
         return min(0.5, max(0.01, min(limits_ns) * 1e-9 / 4))
 
     def shut(self) -> None:
-        """End every flow now."""
+        """End every flow now, also those that wait for a backend."""
+        while self._queued:
+            self._close(self._leave_queue(), "queue_shutdown_total")
         for relay in list(self.relays):
             relay.abort(Outcome.SHUTDOWN)
+
+    # -- states of the backends
+
+    def _follow_states(self) -> None:
+        """What the supervisor says of the backends, where it says anything new."""
+        found = self._states.poll()
+        if found is None:
+            return
+        slots = self._load.slots
+        usable = [slot for slot in found.usable if slot in self._address]
+        for load in (self._load, self._fallback_load):
+            load.usable = usable
+            load.share[:] = found.share[:slots]
+        self._fallback_load.weight[:] = found.weight[:slots]
+        if not self._wants_weights:
+            self._load.weight[:] = found.weight[:slots]
+        self._policy.refresh()
+        self._fallback.refresh()
+        self._capacity.max_flows = found.max_flows[:slots].tolist()
+        self._limited = any(self._capacity.max_flows[slot] for slot in usable)
+        self._end_by_ns = {
+            slot: int(found.end_by_ns[slot]) for slot in self._address if found.end_by_ns[slot]
+        }
+
+    def _end_overdue(self, now_ns: int) -> None:
+        """Flows of backends that were withdrawn, and had time enough."""
+        for relay in list(self.relays):
+            deadline_ns = self._end_by_ns.get(relay.flow.slot)
+            if deadline_ns is not None and now_ns >= deadline_ns:
+                relay.abort(Outcome.WITHDRAWN)
+
+    # -- limits of the backends, and the queue before them
+
+    def connections(self) -> int:
+        """Clients connected, those in the queue included."""
+        return len(self.relays) + self._queued
+
+    def _open_limited(self, one: Waiting) -> None:
+        if not self._queued and self._give(one, one.since_ns):
+            return
+        if not self._load.usable:
+            self._close(one, "no_backend_total")
+        elif self._waiting.enter(one):
+            self._queued += 1
+            self.block.count("queued")
+            self.block.count("queued_total")
+        else:
+            self._close(one, "queue_full_total")
+
+    def _give(self, one: Waiting, now_ns: int) -> bool:
+        """To a backend with room. False where there is none."""
+        slot = NONE
+        if one.arrival is not None:
+            slot = one.arrival.recall(self._load.usable, now_ns)
+        if slot == NONE or not self._capacity.claim(slot):
+            slot = self._claim(now_ns, one.key, ())
+        if slot == NONE:
+            return False
+        self._start(one.client, slot, now_ns, one.arrival)
+        self._capacity.release(slot)
+        return True
+
+    def _close(self, one: Waiting, counter: str) -> None:
+        """There will be no flow."""
+        self.block.count(counter)
+        one.client.close()
+        if one.arrival is not None:
+            one.arrival.ended(NONE, one.since_ns)
+
+    def _claim(self, now_ns: int, key: int, tried: tuple[int, ...]) -> int:
+        """A place at a backend, to be released once the flow is on its account; NONE if all are
+        full or barred by `tried`."""
+        policy, capacity = self._in_force, self._capacity
+        if not tried:
+            slot = policy.choose(now_ns, key)
+            if slot == NONE or capacity.claim(slot):
+                return slot
+        barred = {*tried, *capacity.full(self._load.usable)}
+        while (slot := policy.choose_but(now_ns, key, barred)) != NONE:
+            if capacity.claim(slot):
+                break
+            barred.add(slot)
+        return slot
+
+    def serve_queue(self) -> None:
+        """Give to backends what waits, once this batch of events is through."""
+        if self._queued and not self._serving:
+            self._serving = True
+            self.poller.call_again(self._serve_queue)
+
+    def _serve_queue(self) -> None:
+        self._serving = False
+        now_ns = monotonic_ns()
+        while self._waiting.overdue(now_ns):
+            self._close(self._leave_queue(), "queue_timeout_total")
+        while self._queued and self._give(self._waiting.first(), now_ns):
+            self._leave_queue()
+
+    def _leave_queue(self) -> Waiting:
+        self._queued -= 1
+        self.block.count("queued", -1)
+        return self._waiting.leave()
+
+    # -- further attempts
+
+    def _retry(self, relay: Relay, outcome: Outcome) -> bool:
+        """A backend failed before it took a byte: whether the flow goes on elsewhere."""
+        slot, now_ns = relay.flow.slot, monotonic_ns()
+        relay.tried = (*relay.tried, slot)
+        rule, block = self.config.retry, self.block
+        step = next_step(rule, relay.tried)
+        if step is Step.NONE:
+            return False
+        if not self._budget.allows(now_ns, block.scalars[lo.SCALAR["accepted_total"]]):
+            block.count("retry_refused_total")
+            return False
+        following = self._other(relay, now_ns) if step is Step.OTHER else slot
+        if following == NONE:
+            return False
+        self._budget.spend()
+        # On its account before it leaves the last one: a limited backend is never over its limit.
+        flow = Flow(self._ledger, following, now_ns)
+        relay.leave(outcome, now_ns)
+        relay.flow = flow
+        if step is Step.OTHER:
+            self._capacity.release(following)
+            block.rows["redispatched_total"][slot] += 1
+            relay.connect(*self._address[following], self._egress)
+            return True
+        block.rows["retried_total"][slot] += 1
+
+        def again() -> None:
+            if relay.flow is flow and flow.outcome is None:
+                relay.connect(*self._address[slot], self._egress)
+
+        self.poller.call_later(rule.pause_ms * 1e-3, again)
+        return True
+
+    def _other(self, relay: Relay, now_ns: int) -> int:
+        """A claimed place at a backend that has not failed this flow."""
+        try:
+            key = _key(_peer(relay)) if self._in_force.uses_key else 0
+        except OSError:
+            return NONE  # the client has gone
+        return self._claim(now_ns, key, relay.tried)
 
     # -- weights
 
@@ -110,6 +298,10 @@ class Service:
         """Take new weights, let old ones expire, publish the counters."""
         if self._wants_weights:
             self._poll_weights(now_ns)
+        self._follow_states()
+        if self._queued:
+            # Flows may have ended in other workers.
+            self.serve_queue()
         self.block.publish(now_ns)
 
     def _poll_weights(self, now_ns: int) -> None:
@@ -150,6 +342,11 @@ def _load(region: Region, worker: int, usable: list[int], weight: Vector) -> Loa
         usable=usable,
         weight=weight[:span].copy(),
     )
+
+
+def _peer(relay: Relay) -> object:
+    """Whom the flow is from. Raises OSError where that is no longer known."""
+    return relay.arrival.peer if relay.arrival is not None else relay.client.sock.getpeername()
 
 
 def _key(peer: object) -> int:

@@ -19,6 +19,8 @@ from typing import Final
 
 from config.address import Address
 from config.schema import Config
+from lbd.edge.egress import egress
+from lbd.edge.fronts import create_tables, fronts
 from lbd.metrics import Metrics
 from lbd.sockets import ListenError, listen, resolve
 from lbd.worker import Assignment
@@ -52,6 +54,7 @@ class Supervisor:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._sockets: list[list[socket.socket]] = []
+        self._tables: dict[str, int] = {}
         self._regions: list[Region] = []
         self._workers: dict[int, asyncio.subprocess.Process] = {}
         self._stopping = asyncio.Event()
@@ -79,8 +82,11 @@ class Supervisor:
             for backend in service.backends:
                 # The workers resolve it themselves; here it fails before anything is bound.
                 resolve(backend.address)
-        for service in config.services:
-            self._sockets.append(await _listen(service.listen, config.workers))
+            if source := egress(service.source):
+                source.prove()
+        for front in fronts(config.services):
+            self._sockets.append(await _listen(config.services[front[0]].listen, config.workers))
+        self._tables = create_tables(config)
         for service in config.services:
             samples = -(-service.reservoir.size // config.workers)
             region = Region.create(service.name, Layout(config.workers, service.slots, samples))
@@ -98,15 +104,18 @@ class Supervisor:
             self._metrics.close()
         for region in self._regions:
             region.remove()
+        for fd in self._tables.values():
+            os.close(fd)
         self._close_listeners()
 
     def _close_listeners(self) -> None:
         """Refuse new connections: what would still queue here nobody would ever accept."""
-        for service, sockets in zip(self._config.services, self._sockets, strict=False):
+        for front, sockets in zip(fronts(self._config.services), self._sockets, strict=False):
             for sock in sockets:
                 sock.close()
-            if service.listen.kind == "unix":
-                Path(service.listen.path).unlink(missing_ok=True)
+            listen = self._config.services[front[0]].listen
+            if listen.kind == "unix":
+                Path(listen.path).unlink(missing_ok=True)
         self._sockets.clear()
 
     # -- workers
@@ -150,10 +159,10 @@ class Supervisor:
             "lbd.worker",
             stdin=asyncio.subprocess.PIPE,
             env={**os.environ, **_ONE_THREAD},
-            pass_fds=sorted(set(fds)),
+            pass_fds=sorted({*fds, *self._tables.values()}),
         )
         assert process.stdin is not None
-        assignment = Assignment(index, self._config.model_dump(mode="json"), fds)
+        assignment = Assignment(index, self._config.model_dump(mode="json"), fds, self._tables)
         process.stdin.write(assignment.dump())
         if self._stopping.is_set():
             _signal(process, signal.SIGTERM)

@@ -25,6 +25,9 @@ from typing import Any, Final
 import uvloop
 
 from config.schema import Config
+from lbd.edge.bound import bound, flows_possible, shares
+from lbd.edge.fronts import GateMaker, fronts
+from lbd.edge.gate import Gate
 from lbd.listener import Listener
 from lbd.poller import Poller
 from lbd.service import Service
@@ -34,17 +37,17 @@ log = logging.getLogger(__name__)
 
 REFRESH_S: Final = 0.01
 """How often counters are published and weights looked for."""
-SPARE_FDS: Final = 8
-"""Descriptors kept for what is no flow: a log, a name lookup, an interpreter's import."""
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """What the supervisor tells a worker: its number, the configuration, a descriptor a service."""
+    """What the supervisor tells a worker: its number, the configuration, a descriptor a listen
+    address, and one a table that the workers share."""
 
     index: int
     config: dict[str, Any]
     listen_fds: list[int]
+    table_fds: dict[str, int]
 
     def dump(self) -> bytes:
         return json.dumps(asdict(self)).encode() + b"\n"
@@ -69,19 +72,28 @@ class Worker:
         for config in self._config.services:
             region = Region.attach(config.name)
             self._services.append(Service(config, region, assignment.index, self._poller))
-        room = _flows_possible() // len(self._services)
-        for service, fd in zip(self._services, assignment.listen_fds, strict=True):
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        room = flows_possible(limit, len(os.listdir("/proc/self/fd"))) // len(self._services)
+        gates = GateMaker(assignment.table_fds, workers, assignment.index, self._poller)
+        self._gates: list[Gate] = []
+        for front, fd in zip(fronts(self._config.services), assignment.listen_fds, strict=True):
+            services = [self._services[index] for index in front]
+            configs = [service.config for service in services]
             sock = socket.socket(fileno=fd)
             sock.setblocking(False)
-            share = -(-service.config.max_connections // workers)
-            if room < share:
+            limits = bound(configs, workers, room * len(front), limit)
+            wanted = shares(configs, workers)
+            if limits.max_flows < sum(wanted):
                 log.warning(
                     "service %s: descriptors for %d flows, not %d (see `ulimit -n`)",
-                    service.config.name,
-                    room,
-                    share,
+                    ", ".join(config.name for config in configs),
+                    limits.max_flows,
+                    sum(wanted),
                 )
-            self._listeners.append(Listener(service, sock, self._poller, min(share, room)))
+            gate = gates.make(services, wanted)
+            if gate is not None:
+                self._gates.append(gate)
+            self._listeners.append(Listener(services[0], sock, self._poller, limits, gate))
 
     def run(self) -> None:
         loop = self._loop
@@ -92,9 +104,12 @@ class Worker:
         loop.add_signal_handler(signal.SIGINT, lambda: None)
         loop.add_reader(sys.stdin.fileno(), self._supervisor_gone)
         self._refresh()
-        self._check(min(service.check_every_s() for service in self._services))
+        every_s = [service.check_every_s() for service in self._services]
+        self._check(min(every_s + [gate.check_every_s() for gate in self._gates]))
         loop.run_forever()
         now_ns = monotonic_ns()
+        for gate in self._gates:
+            gate.shut()
         for service in self._services:
             service.shut()
             service.block.publish(now_ns)
@@ -111,6 +126,8 @@ class Worker:
         now_ns = monotonic_ns()
         for service in self._services:
             service.check(now_ns)
+        for gate in self._gates:
+            gate.check(now_ns)
         if self._draining:
             self._stop_if_done()
         else:
@@ -118,7 +135,8 @@ class Worker:
                 listener.resume()
 
     def _stop_if_done(self) -> None:
-        if not any(service.relays for service in self._services):
+        on_the_way = any(gate.held for gate in self._gates)
+        if not on_the_way and not any(service.connections() for service in self._services):
             self._stop()
 
     def _stop(self) -> None:
@@ -145,15 +163,6 @@ class Worker:
         log.critical("%s", context.get("message"), exc_info=context.get("exception"))
         self.failed = True
         loop.stop()
-
-
-def _flows_possible() -> int:
-    """How many flows, of two descriptors each, fit beside what is open already; at least one.
-
-    Accepting a connection for which there is no second descriptor would mean to drop it.
-    """
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(1, (limit - len(os.listdir("/proc/self/fd")) - SPARE_FDS) // 2)
 
 
 def main() -> int:

@@ -142,7 +142,8 @@ def _backend_text(backend: dict[str, Any]) -> list[str]:
     totals = ", ".join(f"{name} {value}" for name, value in backend["totals"].items())
     return [
         f"slot {backend['slot']}, identity {backend['identity']}: {backend['name']} "
-        f"{backend['address']}, configured weight {backend['configured_weight']:g}, {weight}",
+        f"{backend['address']}, {backend['state']}, "
+        f"configured weight {backend['configured_weight']:g}, {weight}",
         f"  q {backend['flows_sum']} ({' + '.join(map(str, backend['flows']))}), "
         f"waiting {backend['waiting']}{age}; {kinds}",
         f"  {totals}",

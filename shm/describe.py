@@ -18,6 +18,7 @@ from shm.errors import RegionError
 from shm.reader import Reader
 from shm.region import Region
 from shm.snapshot import Samples
+from shm.states import label, state_rows
 from shm.weights import newest_weights
 from shm.worker import cache_view, scalars_view
 
@@ -88,6 +89,7 @@ def one(service: str) -> dict[str, Any]:
 def _backends(live: Region, now_ns: int) -> list[dict[str, Any]]:
     seen = Reader(live).snapshot(now_ns)
     given = newest_weights(live)
+    flags = state_rows(live)[lo.STATE["flags"]]
     caches = [cache_view(live, worker) for worker in range(live.layout.workers)]
     rows = []
     for row, entry in enumerate(live.entry(int(slot)) for slot in seen.slots):
@@ -107,6 +109,7 @@ def _backends(live: Region, now_ns: int) -> list[dict[str, Any]]:
                 "identity": entry.identity,
                 "name": entry.name,
                 "address": entry.address,
+                "state": label(int(flags[entry.slot])),
                 "configured_weight": entry.weight,
                 "weight": float(given.weight[entry.slot]) if given and has_weight else None,
                 "weight_age_s": _age_s(now_ns, given.written_ns) if given and has_weight else None,

@@ -7,6 +7,7 @@ array that a kernel owns. Times are u64 nanoseconds of CLOCK_MONOTONIC. One writ
 
     header          supervisor   identity of the region, geometry, heartbeat, active bitmap
     slot table      supervisor   one row a backend: identity, configured weight, name, address
+    states          supervisor   one word a slot and row: which backends may be used, and how much
     retired         supervisor   what dead workers had counted, kept so that totals never go back
     agent           agent        its heartbeat, and `depth` weight frames
     worker 0..W-1   that worker  scalars, the counter cache, `depth` counter frames, reservoirs
@@ -23,7 +24,7 @@ from typing import Final
 WORD: Final = 8
 PAGE: Final = 4096
 MAGIC: Final = int.from_bytes(b"LBDSHM\0\0", "little")
-VERSION: Final = 1
+VERSION: Final = 2
 MAX_SLOTS: Final = 1024
 MAX_WORKERS: Final = 64
 
@@ -41,8 +42,10 @@ H_CREATED_NS: Final = 9
 H_HEARTBEAT_NS: Final = 10
 H_NEXT_IDENTITY: Final = 11
 H_EPOCH: Final = 12  # odd while the supervisor moves a dead worker's counts to `retired`
+H_STATES: Final = 13  # grows with every change of a backend, its weight or its state
 H_NAME: Final = 16  # 8 words of UTF-8
 H_BITMAP: Final = 32  # MAX_SLOTS / 64 words; bit s of word s // 64 is slot s
+H_USABLE: Final = 48  # likewise: slots that may get new flows
 HEADER_WORDS: Final = 64
 NAME_BYTES: Final = 64
 
@@ -54,6 +57,24 @@ S_ADDRESS: Final = 8  # 34 words: the longest host name and a port
 SLOT_WORDS: Final = 48
 SLOT_NAME_BYTES: Final = 48
 SLOT_ADDRESS_BYTES: Final = 272
+
+# Rows of the states, one word a slot. `flags` are those of `shm.states.Flag`; `share` is f64, the
+# part of its fair share of new flows that a backend gets; 0 in `max_flows` and `end_by_ns` is no
+# limit.
+STATES: Final = (
+    "flags",
+    "share",
+    "max_flows",
+    "end_by_ns",
+    "since_ns",
+    "check_ns",
+    "checks_total",
+    "checks_failed_total",
+    "downs_total",
+    "ejections_total",
+    "ejections_refused_total",
+)
+STATE: Final = {name: index for index, name in enumerate(STATES)}
 
 # Counter rows of a worker. `flows` is f64 (exact up to 2**53) so that dispatch multiplies without a
 # conversion; `waiting_start_ns` is a sum modulo 2**64, from which waiting * now - sum is the summed
@@ -70,9 +91,12 @@ TOTALS: Final = (
     "local_failed_total",
     "backend_reset_total",
     "backend_silent_total",
+    "backend_timeout_total",
     "client_reset_total",
     "idle_timeout_total",
     "total_timeout_total",
+    "slow_client_total",
+    "withdrawn_total",
     "shutdown_total",
     "lost_total",  # open in a worker that died
     "bytes_in_total",
@@ -81,6 +105,9 @@ TOTALS: Final = (
     "client_wait_ns_total",
     "duration_ns_total",
     "fct_ns_total",
+    "unanswered_total",  # failed by the backend before its first byte
+    "retried_total",
+    "redispatched_total",
 )
 ROWS: Final = GAUGES + TOTALS
 ROW: Final = {name: index for index, name in enumerate(ROWS)}
@@ -91,6 +118,25 @@ BACKEND_FAILURES: Final = (
     "connect_timeout_total",
     "backend_reset_total",
     "backend_silent_total",
+    "backend_timeout_total",
+)
+
+# What the edges of a service count (`lbd.edge.counters`).
+EDGE_SCALARS: Final = (
+    "proxy_untrusted_total",
+    "proxy_malformed_total",
+    "proxy_oversized_total",
+    "hello_malformed_total",
+    "sni_unknown_total",
+    "preface_timeout_total",
+    "preface_closed_total",
+    "refused_source_connections_total",
+    "refused_source_rate_total",
+    "source_untracked_total",
+    "shed_full_total",
+    "shed_descriptors_total",
+    "stick_hits_total",
+    "stick_forgotten_total",
 )
 
 # Worker scalars, all u64.
@@ -112,9 +158,16 @@ SCALARS: Final = (
     "frames_invalid_total",
     "weights_foreign_total",
     "fallback_total",
+    *EDGE_SCALARS,
+    "queued",
+    "queued_total",
+    "queue_full_total",
+    "queue_timeout_total",
+    "queue_shutdown_total",
+    "retry_refused_total",
 )
 SCALAR: Final = {name: index for index, name in enumerate(SCALARS)}
-SCALAR_WORDS: Final = 32
+SCALAR_WORDS: Final = 64
 
 # Reservoirs of a backend, in this order; one more, of the service, holds inter-arrival times.
 KINDS: Final = ("duration", "fct")
@@ -182,8 +235,12 @@ class Layout:
         return FRAME_HEAD_WORDS + self.cache_words
 
     @property
-    def retired(self) -> int:
+    def states(self) -> int:
         return self.slot_table + SLOT_WORDS * self.slots
+
+    @property
+    def retired(self) -> int:
+        return self.states + len(STATES) * self.slots
 
     @property
     def agent(self) -> int:

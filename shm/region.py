@@ -170,9 +170,14 @@ class Region:
         self.doubles[row + lo.S_WEIGHT] = weight
         self._put(row + lo.S_NAME, name_words)
         self._put(row + lo.S_ADDRESS, address_words)
+        for index in range(len(lo.STATES)):
+            self.words[self.layout.states + index * self.layout.slots + slot] = 0
+        self.doubles[self.layout.states + lo.STATE["share"] * self.layout.slots + slot] = 1.0
         self.words[row + lo.S_IDENTITY] = identity
         # The bit comes last: whoever sees it finds the row complete.
         self.words[lo.H_BITMAP + slot // 64] |= 1 << slot % 64
+        self.words[lo.H_USABLE + slot // 64] |= 1 << slot % 64
+        self.words[lo.H_STATES] += 1
         return SlotEntry(slot, identity, name, address, weight)
 
     def remove_backend(self, slot: int) -> None:
@@ -181,11 +186,25 @@ class Region:
         if not (0 <= slot < self.layout.slots and self.words[word] >> slot % 64 & 1):
             raise RegionError(f"slot {slot} is not in use")
         self.words[word] &= ~(1 << slot % 64)
+        self.words[lo.H_USABLE + slot // 64] &= ~(1 << slot % 64)
+        self.words[lo.H_STATES] += 1
+
+    def set_weight(self, slot: int, weight: float) -> None:
+        """Another configured weight; positive and finite is the caller's duty."""
+        self.doubles[self.layout.slot_table + slot * lo.SLOT_WORDS + lo.S_WEIGHT] = weight
+        self.words[lo.H_STATES] += 1
 
     def active_slots(self) -> NDArray[np.int64]:
         """Slots in use, ascending."""
+        return self._slots_of(lo.H_BITMAP)
+
+    def usable_slots(self) -> NDArray[np.int64]:
+        """Slots in use that may get new flows (`shm.states`), ascending."""
+        return self._slots_of(lo.H_USABLE)
+
+    def _slots_of(self, first: int) -> NDArray[np.int64]:
         count = -(-self.layout.slots // 64)
-        bits = self.u64[lo.H_BITMAP : lo.H_BITMAP + count].copy()
+        bits = self.u64[first : first + count].copy()
         return np.flatnonzero(np.unpackbits(bits.view(np.uint8), bitorder="little"))
 
     def identities(self) -> NDArray[np.uint64]:

@@ -34,7 +34,7 @@ class Ewma(LeastScore):
             self.refresh()
         elif self.cost[slot] < inf:
             # A flow may outlive its backend's place among the usable.
-            self.cost[slot] = max(mean_ns, 1.0)
+            self.cost[slot] = max(mean_ns, 1.0) / self._share[slot]
 
     def failed(self, slot: int, now_ns: int, age_ns: int) -> None:
         self._latency.add_failure(slot, age_ns)

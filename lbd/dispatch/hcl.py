@@ -33,13 +33,18 @@ class HotCold(Policy):
         self._seen: deque[float] = deque(maxlen=HISTORY)
         self._hot_above = float("inf")
         self._choices = 0
+        self.refresh()
+
+    def refresh(self) -> None:
+        self._share: list[float] = self.load.share.tolist()
 
     def choose(self, now_ns: int, key: int) -> int:
         usable = self.load.usable
         if not usable:
             return NONE
         pool = usable if len(usable) <= POOL else sample(usable, POOL)
-        q = {slot: self.load.q(slot) for slot in pool}
+        share = self._share
+        q = {slot: self.load.q(slot) / share[slot] for slot in pool}
         self._seen.extend(q.values())
         self._choices += 1
         if self._choices % REFRESH_EVERY == 1:
@@ -47,7 +52,7 @@ class HotCold(Policy):
         latency = self._latency.filled_ns()
         cold = [slot for slot in pool if q[slot] <= self._hot_above]
         if cold:
-            return min(cold, key=lambda slot: latency[slot] * (1.0 + 1e-9 * random()))
+            return min(cold, key=lambda slot: latency[slot] / share[slot] * (1.0 + 1e-9 * random()))
         return min(pool, key=lambda slot: (q[slot], random()))
 
     def sampled(self, slot: int, now_ns: int, duration_ns: int) -> None:

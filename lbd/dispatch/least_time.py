@@ -22,6 +22,11 @@ class LeastTime(LeastScore):
         self._latency = LatencyAverages(load.slots, memory or Memory(flows=20.0))
         super().__init__(load)
 
+    def refresh(self) -> None:
+        super().refresh()
+        usable = self.load.usable
+        self._divisor = self.load.weight[usable] * self.load.share[usable]
+
     def costs(self) -> Vector:
         return self._latency.filled_ns()
 
@@ -30,7 +35,7 @@ class LeastTime(LeastScore):
         mean_ns = self._latency.filled_ns()
         pending_ns = age_ns / np.maximum(waiting, 1)
         usable = self.load.usable
-        cost = np.maximum(mean_ns, pending_ns)[usable] / self.load.weight[usable]
+        cost = np.maximum(mean_ns, pending_ns)[usable] / self._divisor
         self.cost[usable] = cost
         return super().choose(now_ns, key)
 

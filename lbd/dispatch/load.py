@@ -19,7 +19,8 @@ class Load:
 
     flows: q, one vector a worker; their sum counts. waiting, waiting_start_ns: of the flows that
     wait for their first server byte, likewise. usable: slots that may be chosen, ascending.
-    weight: positive; of the slots not usable it is meaningless.
+    weight: positive; of the slots not usable it is meaningless. share: positive, the part of its
+    fair share of flows that a backend gets, 1 unless it starts slowly or asked for less.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Load:
         self.waiting_start_ns = list(waiting_start_ns)
         self.usable = list(usable)
         self.weight = np.asarray(weight, dtype=np.float64)
+        self.share: Vector = np.ones(self.slots)
 
     @classmethod
     def of(cls, flows: Sequence[float], weight: Sequence[float] | None = None) -> Load:
@@ -49,6 +51,11 @@ class Load:
             range(count),
             np.asarray(weight if weight is not None else [1.0] * count, dtype=np.float64),
         )
+
+    @property
+    def whole(self) -> bool:
+        """Whether every usable backend gets its full share."""
+        return bool((self.share[self.usable] == 1.0).all())
 
     def q(self, slot: int) -> float:
         """Flows in progress on one backend, over all workers."""

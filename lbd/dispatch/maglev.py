@@ -7,6 +7,7 @@ slot, so that every worker builds the same table.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 from zlib import crc32
 
@@ -17,22 +18,35 @@ TABLE_SIZE: Final = 65537  # prime, 100 times the number of backends or more
 
 
 class Maglev(Policy):
-    """Weights as configured: this table is not for weights that change 4 times a second."""
+    """Weights as configured: this table is not for weights that change 4 times a second.
+
+    Nor for shares, which change as often: who starts slowly would move clients twice.
+    """
 
     name = "maglev"
     uses_key = True
 
     def __init__(self, load: Load) -> None:
         super().__init__(load)
+        self._built: tuple[list[int], list[float]] | None = None
         self.refresh()
 
     def refresh(self) -> None:
-        self._table = build(
-            self.load.usable, [float(self.load.weight[s]) for s in self.load.usable]
-        )
+        of = (list(self.load.usable), [float(self.load.weight[s]) for s in self.load.usable])
+        if of != self._built:
+            self._table, self._built = build(*of), of
 
     def choose(self, now_ns: int, key: int) -> int:
         return self._table[key % TABLE_SIZE] if self._table else NONE
+
+    def choose_but(self, now_ns: int, key: int, barred: Collection[int]) -> int:
+        """The next in the table, so that what one backend cannot take is spread over all others."""
+        if all(slot in barred for slot in self.load.usable):
+            return NONE
+        at = key % TABLE_SIZE
+        while self._table[at] in barred:
+            at = (at + 1) % TABLE_SIZE
+        return self._table[at]
 
 
 def build(slots: list[int], weights: list[float], size: int = TABLE_SIZE) -> list[int]:

@@ -8,12 +8,20 @@ from __future__ import annotations
 
 from random import random
 
+from lbd.dispatch.load import Load
 from lbd.dispatch.policy import NONE, Policy
 
 
 class TwoChoices(Policy):
     name = "p2c"
     uses_weight = True
+
+    def __init__(self, load: Load) -> None:
+        super().__init__(load)
+        self.refresh()
+
+    def refresh(self) -> None:
+        self._part: list[float] = (self.load.weight * self.load.share).tolist()
 
     def choose(self, now_ns: int, key: int) -> int:
         load = self.load
@@ -27,6 +35,6 @@ class TwoChoices(Policy):
             second += 1
         a, b = usable[first], usable[second]
         # Either order is equally likely, so a tie is broken at random by taking the first.
-        score_a = (load.q(a) + 1.0) * load.weight[b]
-        score_b = (load.q(b) + 1.0) * load.weight[a]
+        score_a = (load.q(a) + 1.0) * self._part[b]
+        score_b = (load.q(b) + 1.0) * self._part[a]
         return a if score_a <= score_b else b

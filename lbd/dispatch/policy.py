@@ -7,6 +7,7 @@ clocks. Times come as arguments, randomness from `random`: tests and a simulator
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from functools import lru_cache
 from random import getrandbits
 from typing import ClassVar, Final
@@ -36,10 +37,21 @@ class Policy(ABC):
     def choose(self, now_ns: int, key: int) -> int:
         """The backend of a new flow. `key` identifies its client where `uses_key` is set."""
 
-    # The two below do nothing here because most policies do not learn from what they chose.
+    def choose_but(self, now_ns: int, key: int, barred: Collection[int]) -> int:
+        """A choice among the usable that are not barred; for the rare case, not every flow."""
+        load = self.load
+        usable = load.usable
+        load.usable = [slot for slot in usable if slot not in barred]
+        self.refresh()
+        slot = self.choose(now_ns, key)
+        load.usable = usable
+        self.refresh()
+        return slot
+
+    # The three below do nothing here because most policies do not learn from what they chose.
 
     def refresh(self) -> None:  # noqa: B027
-        """`load.usable` or `load.weight` has changed."""
+        """`load.usable`, `load.weight` or `load.share` has changed."""
 
     def sampled(self, slot: int, now_ns: int, duration_ns: int) -> None:  # noqa: B027
         """A flow on `slot` got its first server byte `duration_ns` after it was connected."""
@@ -79,9 +91,10 @@ class LeastScore(Policy):
         self.refresh()
 
     def refresh(self) -> None:
-        usable = self.load.usable
+        usable, share = self.load.usable, self.load.share
+        self._share: list[float] = share.tolist()
         self.cost.fill(np.inf)
-        self.cost[usable] = self.costs()[usable]
+        self.cost[usable] = self.costs()[usable] / share[usable]
 
     @abstractmethod
     def costs(self) -> Vector:

@@ -20,7 +20,9 @@ class Wcmp(Policy):
         self.refresh()
 
     def refresh(self) -> None:
-        self._edges: list[float] = np.cumsum(self.load.weight[self.load.usable]).tolist()
+        load = self.load
+        part = load.weight[load.usable] * load.share[load.usable]
+        self._edges: list[float] = np.cumsum(part).tolist()
 
     def choose(self, now_ns: int, key: int) -> int:
         edges = self._edges

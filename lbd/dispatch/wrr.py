@@ -29,7 +29,7 @@ class SmoothWeightedRoundRobin(Policy):
     def refresh(self) -> None:
         usable = self.load.usable
         self._gain = np.zeros(self.load.slots)
-        self._gain[usable] = self.load.weight[usable]
+        self._gain[usable] = self.load.weight[usable] * self.load.share[usable]
         self._total = float(self._gain.sum())
         out = np.ones(self.load.slots, dtype=bool)
         out[usable] = False

@@ -40,7 +40,22 @@ services:
     reservoir: {size: 16, probability: 0.25}
     backends:
       - {name: a, address: "127.0.0.1:9001", weight: 2}
-      - {name: b, address: "unix:/run/b.sock"}
+      - {name: b, address: "unix:/run/b.sock", max_connections: 3}
+    health: {check: {kind: http, port: 81}, passive: null, slow_start: {window_s: 3}}
+    retry: {same: 1, others: 0}
+    queue: {size: 5}
+    proxy_in: {trust: ["10.0.0.0/8", "2001:db8::/32", "192.0.2.1/32", unix], others: plain}
+    proxy_out: {version: 2, tlvs: [authority, crc32c]}
+    sni: [www.example.org, "*.example.com"]
+    stick: {sources: 100, expiry_s: 60, ipv4_prefix: 24, ipv6_prefix: 48}
+    hash_bound: 1.5
+    limits:
+      overload: shed
+      per_source: {connections: 5, new: 10, window_s: 2, sources: 50}
+      preface_ms: 500
+      first_byte_s: 4
+      slow_client: {after_s: 1, bytes_per_s: 10}
+    source: {address: 127.0.0.2, interface: lo}
   - name: db
     listen: "[::1]:5432"
     backends:
@@ -57,6 +72,8 @@ agent:
   expiry_ms: 500
   seed: 7
 """
+
+SNI = '    sni: [www.example.org, "*.example.com"]\n'
 
 Write = Callable[[str | bytes], Path]
 
@@ -268,17 +285,22 @@ WRONG_VALUES = [
     (agent("expiry_ms: 250"), 7, "agent.expiry_ms", "more than interval_ms, which is 250"),
     (agent("interval_ms: 1000"), 6, "agent.expiry_ms", r"1000 \(the default\), expected more"),
     (agent("mode: frozen"), 6, "agent.checkpoint", "found nothing, expected a trained policy"),
-    (edit("trained/one", "null"), 24, "agent.checkpoint", "found null, expected a trained policy"),
+    (edit("trained/one", "null"), 39, "agent.checkpoint", "found null, expected a trained policy"),
     (edit("slots: 8", "slots: 1"), 10, "services[0].slots", "found 1, expected at least 2"),
     (edit("name: b,", "name: a,"), 16, "services[0].backends[1].name", "a unique name in its"),
-    (edit("name: db", "name: web"), 17, "services[1].name", "a unique name .services.0..name"),
+    (edit("name: db", "name: web"), 32, "services[1].name", "a unique name .services.0..name"),
     (
         edit("unix:/run/b.sock", "127.0.0.1:9001"),
         16,
         "services[0].backends[1].address",
         r"a unique address in its service \(services\[0\].backends\[0\].address is",
     ),
-    (edit("[::1]:5432", "127.0.0.1:8080"), 18, "services[1].listen", "a unique listen address"),
+    (
+        edit("[::1]:5432", "127.0.0.1:8080").replace(SNI, ""),
+        32,
+        "services[1].listen",
+        "a unique listen address",
+    ),
     (edit("127.0.0.1:9100", "[0:0::1]:5432"), 2, "metrics", "a unique listen address"),
 ]
 

@@ -194,3 +194,34 @@ def test_hcl_prefers_cold_backends_to_quick_ones() -> None:
     for slot in range(10):
         chosen.sampled(slot, NOW, (1 if slot == 0 else 10) * MS)
     assert 0 not in counts(chosen, 200)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_barred_backend_is_not_chosen_and_the_next_choice_knows_nothing_of_it(name: str) -> None:
+    chosen = policy(name, loaded([0.0] * 4, usable=[0, 1, 3]))
+    for barred in ([0], [0, 3], [0, 1, 3], [2]):
+        left = {0, 1, 3} - set(barred)
+        found = {chosen.choose_but(NOW, random.getrandbits(32), barred) for _ in range(200)}
+        assert found == (left or {NONE})
+    assert set(counts(chosen, 400)) == {0, 1, 3}
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"maglev", "source_hash"}))
+def test_a_backend_gets_its_share(name: str) -> None:
+    """A quarter of what an equal one gets, whatever the policy; flows end when four are open."""
+    load = loaded([0.0] * 3)
+    load.share[0] = 0.25
+    chosen = policy(name, load)
+    for slot in range(3):
+        chosen.sampled(slot, NOW, 10 * MS)
+    found: Counter[int] = Counter()
+    open_slots: list[int] = []
+    for _ in range(1800):
+        slot = chosen.choose(NOW, 0)
+        found[slot] += 1
+        load.flows[0][slot] += 1
+        open_slots.append(slot)
+        if len(open_slots) > 30:
+            load.flows[0][open_slots.pop(0)] -= 1
+    assert found[0] < 0.6 * min(found[1], found[2])
+    assert found[0] > 0

@@ -146,8 +146,8 @@ def test_back_pressure_holds_bytes_back_and_loses_none(one: Rig, ending: str) ->
         reset(client)
         one.turn_until(lambda: one.ended)
         assert one.outcome is Outcome.CLIENT_RESET
-        server.close()
         writer.join(10)
+        server.close()
         return
     digest = hashlib.sha256()
     done = threading.Event()
@@ -286,11 +286,22 @@ def test_moved_bytes_are_told_while_the_flow_is_open(one: Rig) -> None:
 
 
 def test_an_idle_limit_counts_from_the_last_byte(one: Rig) -> None:
-    relay, client, _server = one.connected()
+    relay, client, server = one.connected()
     client.sendall(b"x")
+    server.sendall(b"y")
     one.turn()
     later = time.monotonic_ns() + 10**9
     relay.check(later, 10**18, 10**8, 0)
     assert not one.ended
     relay.check(later + 10**9, 10**18, 10**8, 0)
     assert one.outcome is Outcome.IDLE_TIMEOUT
+
+
+def test_who_never_answers_what_was_asked_has_failed(one: Rig) -> None:
+    relay, client, _server = one.connected()
+    client.sendall(b"x")
+    one.turn()
+    later = time.monotonic_ns() + 10**9
+    relay.check(later, 10**18, 10**8, 0)
+    relay.check(later + 10**9, 10**18, 10**8, 0)
+    assert one.outcome is Outcome.BACKEND_TIMEOUT

@@ -23,6 +23,7 @@ def blocks(of: Layout) -> list[tuple[int, int]]:
     found = [
         (0, lo.HEADER_WORDS),
         (of.slot_table, of.slots * lo.SLOT_WORDS),
+        (of.states, len(lo.STATES) * of.slots),
         (of.retired, lo.SCALAR_WORDS + of.cache_words),
         (of.agent, lo.AGENT_SCALAR_WORDS),
         *((of.weight_frame(i), of.weight_frame_words) for i in range(of.depth)),
@@ -51,9 +52,10 @@ def test_blocks_do_not_overlap_and_leave_no_gap(of: Layout) -> None:
 def test_what_is_named_fits_its_block() -> None:
     assert len(lo.SCALARS) <= lo.SCALAR_WORDS
     assert len(lo.AGENT_SCALARS) <= lo.AGENT_SCALAR_WORDS
-    assert lo.H_EPOCH < lo.H_NAME
+    assert lo.H_STATES < lo.H_NAME
     assert lo.H_NAME + lo.NAME_BYTES // lo.WORD <= lo.H_BITMAP
-    assert lo.H_BITMAP + lo.MAX_SLOTS // 64 <= lo.HEADER_WORDS
+    assert lo.H_BITMAP + lo.MAX_SLOTS // 64 <= lo.H_USABLE
+    assert lo.H_USABLE + lo.MAX_SLOTS // 64 <= lo.HEADER_WORDS
     assert lo.S_NAME + lo.SLOT_NAME_BYTES // lo.WORD <= lo.S_ADDRESS
     assert lo.S_ADDRESS + lo.SLOT_ADDRESS_BYTES // lo.WORD <= lo.SLOT_WORDS
     assert set(lo.BACKEND_FAILURES) <= set(lo.TOTALS)
