@@ -95,7 +95,7 @@ class ServiceAgent:
         attached = self._attachment(now_ns)
         if attached is None:
             return None
-        decision = self._agent.step(attached.reader.snapshot(now_ns))
+        decision = self._agent.step(attached.reader.snapshot(now_ns, usable_only=True))
         if decision.publish:
             attached.block.publish(
                 decision.slots,

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,13 +49,16 @@ SERVICE_FEATURES: Final = (
 FEATURE_COUNT: Final = len(FEATURES)
 SERVICE_COUNT: Final = len(SERVICE_FEATURES)
 
-# The cumulative counter of new flows; with BACKEND_FAILURES all that is read of the totals. A
-# snapshot without one reads as 0.
+# The cumulative counters of new flows, and of those failed before a first byte; with
+# BACKEND_FAILURES all that is read of the totals. A snapshot without one reads as 0.
 ARRIVALS_TOTAL: Final = "flows_total"
+UNANSWERED_TOTAL: Final = "unanswered_total"
 
 DECAY_PER_S: Final = 0.9  # the papers' discount of a sample by its age
 RECENT_DECAY_PER_S: Final = 0.4  # for l_j and L_j: the papers' 0.9 outlives the reservoir itself
 SPEED_TAU_S: Final = 2.0  # memory of the apparent speed, many flows but few steps
+FAILURE_TAU_S: Final = 5.0  # memory of the share of flows that failed
+MOST_ATTEMPTS: Final = 64.0  # that a flow is charged for where all of them fail
 CLIP: Final = 3.0
 
 
@@ -65,10 +68,11 @@ class Observation:
 
     features (N, FEATURE_COUNT) f32, service (SERVICE_COUNT,) f32.
     duration_s (N,): estimate of l_j for rewards, a mean of the last second or two; latency_s (N,):
-    L_j of the base, with a longer memory. Both count flows still open by their age.
+    L_j of the base, with a longer memory. Both count flows still open by their age, and charge
+    flows that failed without an answer (`charge_failed`).
     service_duration_s: mean of all valid duration samples (0 if there are none).
     arrivals: flows accepted since the observation before. idle: none of those and none open.
-    log_speed (N,), totals: carried on to the next observation.
+    log_speed (N,), recent_flows and recent_failed (N,), totals: carried on to the next observation.
     """
 
     now_ns: int
@@ -83,6 +87,9 @@ class Observation:
     log_speed: Float32
     arrivals_total: Ints
     failures_total: Ints
+    unanswered_total: Ints
+    recent_flows: Float32
+    recent_failed: Float32
 
 
 @dataclass(frozen=True)
@@ -234,6 +241,22 @@ def charge_open(
     return np.where(slow, charged, recent_s)
 
 
+def charge_failed(
+    duration_s: Float64, slowest_s: float, recent_flows: Float32, recent_failed: Float32
+) -> Float64:
+    """Mean duration (N,) where a flow that failed without an answer is none that was quick.
+
+    Of a share s of failures: an attempt takes (1 - s) duration + s slowest_s, and a flow needs
+    1 / (1 - s) of them, up to MOST_ATTEMPTS. A backend that resets at once would otherwise draw
+    flows by its empty queue. Continuous in s, and nothing at s = 0.
+    """
+    flows = np.maximum(recent_flows, recent_failed).astype(np.float64)
+    share = recent_failed / np.maximum(flows, 1e-30)
+    attempt_s = duration_s + share * np.maximum(slowest_s - duration_s, 0.0)
+    charged: Float64 = attempt_s / np.maximum(1.0 - share, 1.0 / MOST_ATTEMPTS)
+    return charged
+
+
 def observe(
     snapshot: Snapshot, previous: Observation | None, log_weight: Float32 | None = None
 ) -> Observation:
@@ -253,6 +276,10 @@ def observe(
     failed = _since(
         identity, failures_total, previous, previous.failures_total if previous else None
     )
+    unanswered_total = snapshot.totals.get(UNANSWERED_TOTAL, zeros)
+    unanswered = _since(
+        identity, unanswered_total, previous, previous.unanswered_total if previous else None
+    )
     step_s = 0.25 if previous is None else max((now_ns - previous.now_ns) * 1e-9, 1e-6)
 
     # Rows :N are durations, N:2N completion times, 2N inter-arrival times.
@@ -269,6 +296,11 @@ def observe(
     steady = np.where(has_duration, both.scalars[4, :count], service_s).astype(np.float64)
     steady_weight = both.count[:count].astype(np.float64)
     latency_s = charge_open(steady, steady_weight, snapshot.waiting, waiting_age_s)
+    recent_flows = _decayed(identity, arrived, previous, "recent_flows", step_s)
+    recent_failed = _decayed(identity, unanswered, previous, "recent_failed", step_s)
+    if recent_failed.any():
+        duration_s = charge_failed(duration_s, duration_s.max(), recent_flows, recent_failed)
+        latency_s = charge_failed(latency_s, latency_s.max(), recent_flows, recent_failed)
 
     features = np.zeros((count, FEATURE_COUNT), np.float32)
     # (3, N): each plus 1, so that none is far less than few.
@@ -310,7 +342,25 @@ def observe(
         log_speed=log_speed,
         arrivals_total=arrivals_total,
         failures_total=failures_total,
+        unanswered_total=unanswered_total,
+        recent_flows=recent_flows,
+        recent_failed=recent_failed,
     )
+
+
+def _decayed(
+    identity: Words,
+    now: Float32,
+    previous: Observation | None,
+    name: Literal["recent_flows", "recent_failed"],
+    step_s: float,
+) -> Float32:
+    """A count (N,) with the memory FAILURE_TAU_S; two of them keep their ratio without news."""
+    if previous is None:
+        return now.copy()
+    before = carry(identity, previous.identity, getattr(previous, name), np.zeros_like(now))
+    kept: Float32 = before * np.float32(np.exp(-step_s / FAILURE_TAU_S)) + now
+    return kept
 
 
 def _pooled_means(mean: Float32, sampled: NDArray[np.bool_]) -> tuple[float, float]:

@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from config.address import Address
 from lbd.edge.counters import HELP as EDGE_HELP
+from lbd.state_metrics import state_metrics
 from shm import layout as lo
 from shm.reader import Reader
 from shm.region import Region
@@ -86,7 +87,9 @@ class Metrics(Collector):
                 age.add_metric([region.service], (now_ns - beat_ns) * 1e-9)
         restarts = CounterMetricFamily("lbd_worker_restarts_total", "Workers started again.")
         restarts.add_metric([], self._restarts())
-        return [sessions, configured, weight, *totals.values(), *scalars.values(), age, restarts]
+        states = state_metrics([reader.region for reader in self._readers])
+        served = [*totals.values(), *scalars.values(), age, restarts, *states]
+        return [sessions, configured, weight, *served]
 
 
 def _metric(row: str) -> str:

@@ -21,6 +21,7 @@ from config.address import Address
 from config.schema import Config
 from lbd.edge.egress import egress
 from lbd.edge.fronts import create_tables, fronts
+from lbd.health.monitor import Monitor
 from lbd.metrics import Metrics
 from lbd.sockets import ListenError, listen, resolve
 from lbd.worker import Assignment
@@ -56,6 +57,7 @@ class Supervisor:
         self._sockets: list[list[socket.socket]] = []
         self._tables: dict[str, int] = {}
         self._regions: list[Region] = []
+        self._monitors: list[Monitor] = []
         self._workers: dict[int, asyncio.subprocess.Process] = {}
         self._stopping = asyncio.Event()
         self._metrics: Metrics | None = None
@@ -93,15 +95,25 @@ class Supervisor:
             self._regions.append(region)
             for backend in service.backends:
                 region.add_backend(backend.name, str(backend.address), backend.weight)
+            self._monitors.append(Monitor(service, region))
         if config.metrics is not None:
             try:
                 self._metrics = Metrics(config.metrics, self._regions, lambda: self.restarts_total)
             except OSError as error:
                 raise ListenError(config.metrics, error) from None
 
+    def monitor(self, service: str) -> Monitor:
+        """The hand on the states of a service's backends. Raises KeyError for a name unknown."""
+        for config, monitor in zip(self._config.services, self._monitors, strict=True):
+            if config.name == service:
+                return monitor
+        raise KeyError(service)
+
     def _clean(self) -> None:
         if self._metrics is not None:
             self._metrics.close()
+        for monitor in self._monitors:
+            monitor.close()
         for region in self._regions:
             region.remove()
         for fd in self._tables.values():
@@ -178,6 +190,8 @@ class Supervisor:
                 log.info("ready: %s", services)
             for region in self._regions:
                 region.beat(now_ns)
+            for monitor in self._monitors:
+                monitor.tick(now_ns)
             for index, process in list(self._workers.items()):
                 last_ns = self._last_beat_ns(index)
                 silent_s = (now_ns - last_ns) * 1e-9 if last_ns else 0.0

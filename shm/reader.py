@@ -148,9 +148,10 @@ class Reader:
             for name, index in _SCALAR_TOTALS.items()
         }
 
-    def snapshot(self, now_ns: int) -> Snapshot:
-        """Everything of the active backends at `now_ns`."""
-        slots = self.region.active_slots()
+    def snapshot(self, now_ns: int, usable_only: bool = False) -> Snapshot:
+        """Everything of the active backends at `now_ns`, or of those that may get new flows."""
+        region = self.region
+        slots = region.usable_slots() if usable_only else region.active_slots()
         counted = self.counters()
         # Identity 0: its slot is changing hands at this moment.
         slots = slots[counted[0, slots] != 0]

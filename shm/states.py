@@ -34,15 +34,16 @@ class Flag(enum.IntFlag):
     FEEDBACK_DOWN = 16
     FEEDBACK_DRAIN = 32
     FEEDBACK_MAINT = 64
-    SLOW_START = 128
+    FEEDBACK_ZERO = 128
+    SLOW_START = 256
 
 
 UNHEALTHY = Flag.CHECK_DOWN | Flag.EJECTED | Flag.FEEDBACK_DOWN
-WITHDRAWN = Flag.DRAIN | Flag.MAINT | Flag.FEEDBACK_DRAIN | Flag.FEEDBACK_MAINT
+WITHDRAWN = Flag.DRAIN | Flag.MAINT | Flag.FEEDBACK_DRAIN | Flag.FEEDBACK_MAINT | Flag.FEEDBACK_ZERO
 
 _LABELS = (
     (Flag.MAINT | Flag.FEEDBACK_MAINT, "maint"),
-    (Flag.DRAIN | Flag.FEEDBACK_DRAIN, "drain"),
+    (Flag.DRAIN | Flag.FEEDBACK_DRAIN | Flag.FEEDBACK_ZERO, "drain"),
     (Flag.CHECK_DOWN | Flag.FEEDBACK_DOWN, "down"),
     (Flag.EJECTED, "ejected"),
     (Flag.SLOW_START, "slow_start"),
@@ -97,6 +98,9 @@ class StateWriter:
 
     def get(self, slot: int, row: str) -> int:
         return self._words[self._at(slot, row)]
+
+    def current_share(self, slot: int) -> float:
+        return self._region.doubles[self._at(slot, "share")]
 
     def limit(self, slot: int, max_flows: int) -> None:
         """At most so many flows at once, over all workers; 0 for no limit."""

@@ -4,14 +4,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from make import NOW_NS, no_samples, permuted, snapshot
+from make import NOW_NS, no_samples, permuted, samples, snapshot
 
 from agent.observe import (
     CLIP,
     FEATURE_COUNT,
     FEATURES,
+    MOST_ATTEMPTS,
     SERVICE_COUNT,
     carry,
+    charge_failed,
     charge_open,
     observe,
     reduce_samples,
@@ -176,3 +178,36 @@ def test_kinds_may_differ_in_their_number_of_slots():
     wide = replace(base, interarrival=no_samples(1, 64), fct=no_samples(3, 5))
     narrow = replace(base, interarrival=no_samples(1, 1), fct=no_samples(3, 0))
     assert np.array_equal(observe(wide, None).features, observe(narrow, None).features)
+
+
+def test_a_failed_flow_is_never_a_quick_one():
+    """Continuous in the share of failures, and without any as it was."""
+    duration = np.array([0.1, 0.1, 0.1, 0.1])
+    flows = np.array([100, 100, 100, 0], np.float32)
+    failed = np.array([0, 1, 50, 9], np.float32)
+    found = charge_failed(duration, 0.3, flows, failed)
+    assert found == pytest.approx([0.1, 0.102 / 0.99, 0.4, 0.3 * MOST_ATTEMPTS])
+
+
+def test_a_backend_that_fails_at_once_looks_slower_than_all_that_answer():
+    """Also while it gets no flows, and less and less once it answers again."""
+    equal = samples(np.random.default_rng(1), 3, 16)
+    base = snapshot(3, waiting=np.zeros(3, np.int64), duration=equal)
+    empty = np.array([0, 50, 0])
+    duration = Samples(base.duration.t_ns.copy(), base.duration.value_ns)
+    duration.t_ns[1] = 0
+    first = observe(replace(base, totals={"flows_total": np.zeros(3, np.int64)}), None)
+    failing = {"flows_total": np.array([50, 50, 50]), "unanswered_total": empty}
+
+    def later(seconds, totals):
+        now_ns = base.now_ns + int(seconds * 1e9)
+        return replace(base, now_ns=now_ns, duration=duration, totals=totals)
+
+    seen = observe(later(0.25, failing), first)
+    for found in (seen.duration_s, seen.latency_s):
+        assert found[1] > 10 * max(found[0], found[2])
+    kept = observe(later(0.5, failing), seen)
+    assert kept.latency_s[1] > 10 * max(kept.latency_s[0], kept.latency_s[2])
+    well = {"flows_total": np.array([150, 150, 150]), "unanswered_total": empty}
+    again = observe(later(0.75, well), kept)
+    assert again.latency_s[1] < 0.5 * kept.latency_s[1]

@@ -47,6 +47,18 @@ def settled(name: str, flows: int) -> dict[str, int]:
     return until(look, f"{flows} flows over")
 
 
+def served(name: str, clients: int) -> dict[str, int]:
+    """The totals, once as many clients' flows are over, whatever attempts each took."""
+
+    def look() -> dict[str, int]:
+        found = ld.totals(name)
+        further = found["redispatched_total"] + found["retried_total"]
+        over = found["flows_total"] - further == clients and found["flows"] == 0
+        return found if over else {}
+
+    return until(look, f"the flows of {clients} clients over")
+
+
 def refused(service: dict[str, Any]) -> bool:
     try:
         connect(service).close()

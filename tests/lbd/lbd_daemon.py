@@ -23,10 +23,11 @@ import yaml
 from lbd_waiting import until
 
 from shm.errors import RegionAbsent
-from shm.layout import SCALAR
+from shm.layout import SCALAR, STATE
 from shm.reader import Reader
 from shm.region import Region
 from shm.snapshot import Snapshot
+from shm.states import label, state_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 ORPHAN_S = 10.0
@@ -237,6 +238,31 @@ def snapshot(name: str, now_ns: int = 0) -> Snapshot:
 def scalars(name: str) -> dict[str, int]:
     with attached(name) as region:
         return Reader(region).scalars()
+
+
+def states(name: str) -> dict[str, str]:
+    """{backend: state}."""
+    with attached(name) as region:
+        flags = state_rows(region)[STATE["flags"]]
+        return {entry.name: label(int(flags[entry.slot])) for entry in region.entries()}
+
+
+def state_word(name: str, backend: str, row: str) -> int:
+    with attached(name) as region:
+        slot = next(entry.slot for entry in region.entries() if entry.name == backend)
+        return int(state_rows(region)[STATE[row], slot])
+
+
+def share(name: str, backend: str) -> float:
+    with attached(name) as region:
+        slot = next(entry.slot for entry in region.entries() if entry.name == backend)
+        return float(state_rows(region)[STATE["share"]].view("<f8")[slot])
+
+
+def usable(name: str) -> set[str]:
+    with attached(name) as region:
+        slots = set(region.usable_slots().tolist())
+        return {entry.name for entry in region.entries() if entry.slot in slots}
 
 
 def totals(name: str) -> dict[str, int]:

@@ -24,7 +24,7 @@ from shm.states import (
 
 Create = Callable[..., Region]
 NOW = 10**9
-FLAGS = st.lists(st.integers(0, 255), min_size=1, max_size=20)
+FLAGS = st.lists(st.integers(0, 511), min_size=1, max_size=20)
 
 
 def filled(create: Create, count: int = 4) -> Region:

@@ -1,0 +1,283 @@
+"""Watches the backends of one service, and is the one hand on their states.
+
+Lives here: what sets and clears each reason, the timing of checks, slow start, what an operator
+orders. Never here: the decisions themselves (pure, beside it), bytes on the wire
+(`lbd.health.probe`), the flows' side (`lbd.service`).
+Upstream: counters in the region, checks, operators. Downstream: `shm.states`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from random import random
+from time import monotonic_ns
+from typing import Final, Literal
+
+from config.address import Address
+from config.health import Check, Feedback, Probe
+from config.schema import Service
+from lbd.health import probe
+from lbd.health.ejection import Counts, Ejector
+from lbd.health.feedback import Feedback as Said
+from lbd.health.feedback import parse
+from lbd.health.ramp import ramp
+from lbd.health.verdict import Verdict
+from shm import layout as lo
+from shm.reader import Reader
+from shm.region import Region, SlotEntry
+from shm.states import UNHEALTHY, WITHDRAWN, Flag, StateWriter, label
+
+log = logging.getLogger(__name__)
+
+Order = Literal["ready", "drain", "maint"]
+FLAG_OF: Final = {"drain": Flag.DRAIN, "maint": Flag.MAINT}
+_DOWN: Final = Flag.CHECK_DOWN | Flag.FEEDBACK_DOWN
+_OUT: Final = UNHEALTHY | WITHDRAWN
+_IN_MAINT: Final = Flag.MAINT | Flag.FEEDBACK_MAINT
+
+
+@dataclass
+class _Backend:
+    """What is known of one backend beside its words in the region."""
+
+    slot: int
+    identity: int
+    name: str
+    address: Address
+    out: bool = False
+    back_ns: int = 0  # when its slow start began; 0 while there is none
+    said_share: float = 1.0
+    drain_by_ns: int = 0
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+
+class Monitor:
+    """Lives in the supervisor's loop; `tick` is to be called several times a second."""
+
+    def __init__(self, config: Service, region: Region) -> None:
+        self._config = config
+        self._rule = config.health
+        self._region = region
+        self._reader = Reader(region)
+        self._states = StateWriter(region, self._rule.panic_below)
+        self._ejector = Ejector(self._rule.passive) if self._rule.passive else None
+        self._backends: dict[int, _Backend] = {}
+        for entry in region.entries():
+            self._welcome(entry)
+
+    def tick(self, now_ns: int) -> None:
+        """Follow the backends that come and go, the flows' news, and the clock."""
+        self._follow(now_ns)
+        if self._ejector is not None:
+            self._eject(self._ejector, now_ns)
+        for backend in self._backends.values():
+            self._settle(backend, now_ns)
+
+    def close(self) -> None:
+        for backend in self._backends.values():
+            _stop(backend)
+
+    # -- an operator's orders
+
+    def order(self, name: str, state: Order, now_ns: int, deadline_s: float | None = None) -> None:
+        """Withdraw a backend, or make it ready again. Raises KeyError for a name unknown.
+
+        drain, maint: no new flows; those that are open after `deadline_s` are ended, none where it
+        is None. maint: no checks either. ready: what was ordered is over; checks, ejections and
+        the server's own word still count.
+        """
+        backend = self._named(name)
+        log.info("service %s: backend %s: %s ordered", self._config.name, name, state)
+        wanted = FLAG_OF.get(state)
+        for flag in FLAG_OF.values():
+            if flag is wanted:
+                self._states.set(backend.slot, flag, now_ns)
+            else:
+                self._states.clear(backend.slot, flag, now_ns)
+        timed = state != "ready" and deadline_s is not None
+        backend.drain_by_ns = now_ns + int((deadline_s or 0) * 1e9) if timed else 0
+        self._settle(backend, now_ns)
+
+    def limit(self, name: str, max_flows: int) -> None:
+        """At most so many flows at once; 0 for no limit. Raises KeyError for a name unknown."""
+        self._states.limit(self._named(name).slot, max_flows)
+
+    def state(self, name: str) -> str:
+        """One of `shm.states.LABELS`. Raises KeyError for a name unknown."""
+        return label(self._states.flags(self._named(name).slot))
+
+    def _named(self, name: str) -> _Backend:
+        for backend in self._backends.values():
+            if backend.name == name:
+                return backend
+        raise KeyError(name)
+
+    # -- backends come and go
+
+    def _follow(self, now_ns: int) -> None:
+        entries = {entry.slot: entry for entry in self._region.entries()}
+        for slot, backend in list(self._backends.items()):
+            if slot not in entries or entries[slot].identity != backend.identity:
+                _stop(self._backends.pop(slot))
+        for slot, entry in entries.items():
+            if slot not in self._backends:
+                newcomer = self._welcome(entry)
+                # It has not been there from the start: it is cold, as one that comes back.
+                newcomer.out = True
+                self._states.refresh()
+
+    def _welcome(self, entry: SlotEntry) -> _Backend:
+        address = Address.parse(entry.address)
+        backend = _Backend(entry.slot, entry.identity, entry.name, address)
+        self._backends[entry.slot] = backend
+        most = {b.name: b.max_connections for b in self._config.backends}.get(entry.name)
+        if most is not None:
+            self._states.limit(entry.slot, most)
+        if self._rule.check is not None:
+            self._watch(backend, self._rule.check, self._checker(backend, self._rule.check))
+        if self._rule.feedback is not None and address.kind == "tcp":
+            self._watch(backend, self._rule.feedback, self._asker(backend, self._rule.feedback))
+        return backend
+
+    # -- what flows tell
+
+    def _eject(self, ejector: Ejector, now_ns: int) -> None:
+        table = self._reader.counters()
+        answered = table[lo.ROW["first_byte_total"]] + table[lo.ROW["completed_total"]]
+        unanswered = table[lo.ROW["unanswered_total"]]
+        known = {
+            backend.identity: backend
+            for backend in self._backends.values()
+            if int(table[lo.ROW["identity"], backend.slot]) == backend.identity
+        }
+        counts = {
+            identity: Counts(int(answered[backend.slot]), int(unanswered[backend.slot]))
+            for identity, backend in known.items()
+        }
+        for change in ejector.step(now_ns, counts):
+            backend = known[change.backend]
+            if change.refused:
+                self._states.count(backend.slot, "ejections_refused_total")
+            elif change.eject:
+                self._states.count(backend.slot, "ejections_total")
+                self._states.set(backend.slot, Flag.EJECTED, now_ns)
+                self._tell(backend, f"fails its flows: ejected for {change.for_ns * 1e-9:g} s")
+            else:
+                self._states.clear(backend.slot, Flag.EJECTED, now_ns)
+                self._tell(backend, "may try again after its ejection")
+
+    # -- what follows from all that
+
+    def _settle(self, backend: _Backend, now_ns: int) -> None:
+        """Share, slow start and the deadline of open flows, from the flags and the clock."""
+        flags = self._states.flags(backend.slot)
+        out = bool(flags & _OUT)
+        if out:
+            backend.back_ns = 0
+        elif backend.out and self._rule.slow_start is not None:
+            backend.back_ns = now_ns
+        backend.out = out
+        share = backend.said_share
+        if backend.back_ns and self._rule.slow_start is not None:
+            part = ramp(self._rule.slow_start, now_ns - backend.back_ns)
+            share *= part
+            if part >= 1.0:
+                backend.back_ns = 0
+        turn = self._states.set if backend.back_ns else self._states.clear
+        turn(backend.slot, Flag.SLOW_START, now_ns)
+        if share != self._states.current_share(backend.slot):
+            self._states.share(backend.slot, share)
+        deadline_ns = backend.drain_by_ns
+        if flags & _DOWN and self._rule.on_down == "reset":
+            deadline_ns = now_ns
+        if bool(deadline_ns) != bool(self._states.get(backend.slot, "end_by_ns")):
+            self._states.end_by(backend.slot, deadline_ns)
+
+    def _tell(self, backend: _Backend, what: str) -> None:
+        log.warning("service %s: backend %s %s", self._config.name, backend.name, what)
+
+    # -- active checks and feedback
+
+    def _watch(self, backend: _Backend, rule: Probe, step: Callable[[], Awaitable[int]]) -> None:
+        backend.tasks.append(asyncio.create_task(self._repeat(backend, rule, step)))
+
+    async def _repeat(
+        self, backend: _Backend, rule: Probe, step: Callable[[], Awaitable[int]]
+    ) -> None:
+        """`step` for ever; it returns the milliseconds to the next."""
+        pause_ms = rule.interval_ms * rule.jitter * random()
+        while True:
+            await asyncio.sleep(pause_ms * 1e-3)
+            next_ms = rule.interval_ms
+            if not self._states.flags(backend.slot) & _IN_MAINT or rule is self._rule.feedback:
+                try:
+                    next_ms = await step()
+                except Exception:
+                    # A fault of ours must not leave the backend unwatched.
+                    log.critical("service %s: watching a backend", self._config.name, exc_info=True)
+            pause_ms = next_ms * (1.0 + rule.jitter * (2.0 * random() - 1.0))
+
+    def _checker(self, backend: _Backend, rule: Check) -> Callable[[], Awaitable[int]]:
+        verdict = Verdict(rule.rise, rule.fall)
+
+        async def step() -> int:
+            started_ns = monotonic_ns()
+            problem = await probe.check(rule, backend.address)
+            now_ns = monotonic_ns()
+            states, slot = self._states, backend.slot
+            states.checked(slot, now_ns - started_ns)
+            states.count(slot, "checks_total")
+            if problem:
+                states.count(slot, "checks_failed_total")
+            if verdict.take(not problem):
+                if verdict.up:
+                    states.clear(slot, Flag.CHECK_DOWN, now_ns)
+                    self._tell(backend, "is up")
+                else:
+                    states.count(slot, "downs_total")
+                    states.set(slot, Flag.CHECK_DOWN, now_ns)
+                    self._tell(backend, f"is down: {problem}")
+                self._settle(backend, now_ns)
+            return rule.interval_ms if verdict.steady else min(rule.fast_ms, rule.interval_ms)
+
+        return step
+
+    def _asker(self, backend: _Backend, rule: Feedback) -> Callable[[], Awaitable[int]]:
+        async def step() -> int:
+            answer = await probe.ask(rule, backend.address)
+            # Silence says nothing: whether the server can be reached is for checks to find out.
+            if answer is not None:
+                self._obey(backend, parse(answer), monotonic_ns())
+            return rule.interval_ms
+
+        return step
+
+    def _obey(self, backend: _Backend, said: Said, now_ns: int) -> None:
+        """Do what the server asks for."""
+        before = label(self._states.flags(backend.slot))
+
+        def turn(flag: Flag, on: bool) -> None:
+            (self._states.set if on else self._states.clear)(backend.slot, flag, now_ns)
+
+        if said.admin is not None:
+            turn(Flag.FEEDBACK_DRAIN, said.admin == "drain")
+            turn(Flag.FEEDBACK_MAINT, said.admin == "maint")
+        if said.up is not None:
+            turn(Flag.FEEDBACK_DOWN, not said.up)
+        if said.share is not None:
+            turn(Flag.FEEDBACK_ZERO, said.share == 0.0)
+            backend.said_share = said.share or 1.0
+        if said.max_flows is not None:
+            self._states.limit(backend.slot, said.max_flows)
+        after = label(self._states.flags(backend.slot))
+        if before != after:
+            self._tell(backend, f"says of itself: {after} {said.reason}".rstrip())
+        self._settle(backend, now_ns)
+
+
+def _stop(backend: _Backend) -> None:
+    for task in backend.tasks:
+        task.cancel()
