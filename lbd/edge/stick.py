@@ -52,4 +52,4 @@ class Stick:
         words = self._table.words
         words[at + _IDENTITY] = self._identity_of(slot)
         words[at + _SLOT] = slot
-        return lost_ns > now_ns - self._expiry_ns
+        return bool(lost_ns) and now_ns - lost_ns < self._expiry_ns
