@@ -42,6 +42,7 @@ class Decision:
     weights (N,): a_j, finite and positive, bounded ratio. log_factor (N,): log g_j, mean 0.
     reward: fairness of what was measured in this snapshot, None if nothing could be compared.
     duration_s (N,): the l_j behind it. publish: False in shadow mode and if there is no backend.
+    entropy_nats: of the policy at this step, None where it did not choose.
     reason: 'policy', or why not the policy: 'empty', 'single', 'idle' (no flow came, none is open).
     """
 
@@ -53,6 +54,7 @@ class Decision:
     log_factor: Float64
     duration_s: Float64
     reward: float | None
+    entropy_nats: float | None
     observation: Observation
     reason: Reason
     publish: bool
@@ -156,6 +158,7 @@ class Agent:
             log_factor=action.log_g,
             duration_s=observation.duration_s,
             reward=self._reward(observation.duration_s) if measured else None,
+            entropy_nats=action.entropy_nats,
             observation=observation,
             reason=reason,
             publish=self._settings.mode != "shadow" and reason != "empty",

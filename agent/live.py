@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from agent.settings import AgentSettings, LearnSettings, PolicySettings, Process
 from config.relations import DEFAULT_SLOTS
 from config.schema import Agent as AgentConfig
 from config.schema import Config
+from sd.notify import Notifier
 from shm.errors import RegionAbsent, RegionBusy, RegionError
 from shm.reader import Reader
 from shm.region import Region
@@ -67,6 +69,7 @@ class ServiceAgent:
         self._expiry_ns = config.expiry_ms * 1_000_000
         self._attached: Attachment | None = None
         self._retry_ns = 0
+        self._step_ns_total = 0
         self._complaint = ""
         self._problem = ""
         self._refusing = False
@@ -104,13 +107,26 @@ class ServiceAgent:
                 now_ns,
                 now_ns + self._expiry_ns,
             )
-        self._report(attached.block, now_ns, monotonic_ns() - started_ns)
+        self._report(attached.block, decision, monotonic_ns() - started_ns)
         return decision
 
-    def _report(self, block: AgentBlock, now_ns: int, step_ns: int) -> None:
-        block.beat(now_ns)
-        block.set("steps_total", self._agent.counters.steps)
+    def status(self) -> str:
+        """One line for the service manager."""
+        if self._attached is None:
+            return f"{self._service}: waiting for its region"
+        return f"{self._service}: {self._config.mode}, step {self._agent.counters.steps}"
+
+    def _report(self, block: AgentBlock, decision: Decision, step_ns: int) -> None:
+        counters = self._agent.counters
+        self._step_ns_total += step_ns
+        block.beat(decision.now_ns)
+        block.set("steps_total", counters.steps)
         block.set("step_ns", step_ns)
+        block.set("step_ns_total", self._step_ns_total)
+        block.set("parameters_loaded_total", counters.parameters_loaded)
+        block.set("parameters_refused_total", counters.parameters_refused)
+        block.set_real("reward", decision.reward)
+        block.set_real("entropy_nats", decision.entropy_nats)
         if self._learner is not None:
             block.set("learner_updates_total", int(self._learner.report.get("updates", 0)))
             block.set("transitions_dropped_total", self._learner.counters.dropped)
@@ -185,6 +201,7 @@ def run(config: Config, observer: Callable[[str, Decision], None] | None = None)
     `observer` is told of every decision. Raises CheckpointError before the first step.
     """
     stop = Event()
+    manager = Notifier.of(os.environ)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     with contextlib.ExitStack() as stack:
@@ -196,7 +213,9 @@ def run(config: Config, observer: Callable[[str, Decision], None] | None = None)
             stack.callback(agent.close)
         if not services:
             log.warning("no service takes its weights from the agent: nothing to do")
-        pace(services, config.agent.interval_ms * 1_000_000, stop, observer)
+        manager.tell(READY=1)
+        pace(services, config.agent.interval_ms * 1_000_000, stop, observer, manager)
+        manager.tell(STOPPING=1)
 
 
 def pace(
@@ -204,6 +223,7 @@ def pace(
     interval_ns: int,
     stop: Event,
     observer: Callable[[str, Decision], None] | None,
+    manager: Notifier,
 ) -> None:
     """Steps at fixed times, not after fixed pauses; a step that is missed is not made up for."""
     due_ns = monotonic_ns()
@@ -214,6 +234,7 @@ def pace(
                 observer(name, decision)
         due_ns += interval_ns
         now_ns = monotonic_ns()
+        manager.beat(now_ns, lambda: "; ".join(agent.status() for agent in services.values()))
         if due_ns < now_ns:
             due_ns = now_ns
         stop.wait((due_ns - now_ns) * 1e-9)

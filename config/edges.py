@@ -23,6 +23,9 @@ from pydantic import (
 from config.network import FORM, Network
 from config.section import MAX_DURATION_S, Section
 
+EDGES = ("proxy_in", "proxy_out", "sni", "stick", "limits")
+"""A service's keys that say what stands between accept and flow."""
+
 _SERVER_NAME = re.compile(r"(\*\.)?[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
 _INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}")
 

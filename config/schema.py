@@ -185,6 +185,12 @@ class Backend(Section):
         le=1_000_000,
         description="How many flows it takes at once, over all workers; null for no limit.",
     )
+    state: Literal["ready", "drain", "maint"] = Field(
+        default="ready",
+        description=(
+            "drain: it gets no new flows, and keeps those that are open; maint: nor checks either."
+        ),
+    )
 
 
 class Service(Section):

@@ -58,13 +58,13 @@ class WaitingRoom:
     """First come, first served; at most `size`, each for at most `timeout_ns`."""
 
     def __init__(self, size: int, timeout_ns: int) -> None:
-        self._size = size
-        self._timeout_ns = timeout_ns
+        self.size = size
+        self.timeout_ns = timeout_ns
         self._queue: deque[Waiting] = deque()
 
     def enter(self, one: Waiting) -> bool:
         """False where there is no room."""
-        if len(self._queue) >= self._size:
+        if len(self._queue) >= self.size:
             return False
         self._queue.append(one)
         return True
@@ -78,4 +78,4 @@ class WaitingRoom:
 
     def overdue(self, now_ns: int) -> bool:
         """Whether the first one has waited too long."""
-        return bool(self._queue) and now_ns - self._queue[0].since_ns > self._timeout_ns
+        return bool(self._queue) and now_ns - self._queue[0].since_ns > self.timeout_ns

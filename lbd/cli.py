@@ -15,6 +15,7 @@ import uvloop
 
 from config.exit_codes import EXIT_CONFIG, EXIT_OK, EXIT_RUNTIME
 from config.load import ConfigError, load
+from lbd.activation import ActivationError
 from lbd.sockets import ListenError
 from lbd.supervisor import Supervisor
 from shm.errors import RegionError
@@ -38,8 +39,8 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s lbd %(message)s")
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(Supervisor(config).run())
-    except (ListenError, RegionError, OSError) as error:
+            runner.run(Supervisor(config, arguments.config).run())
+    except (ListenError, ActivationError, RegionError, OSError) as error:
         print(f"lbd: {error}", file=sys.stderr)
         return EXIT_RUNTIME
     return EXIT_OK

@@ -10,18 +10,30 @@ from collections.abc import Sequence
 
 from lbd.dispatch import Policy
 from lbd.flow import BACKEND_FAULT, Flow, Outcome
+from shm import layout as lo
+from shm.histogram import HistogramWriter
 from shm.worker import WorkerBlock
 
 _MODULUS = 1 << 64
+_CONNECT, _DURATION, _FCT = (lo.HISTOGRAM[kind] for kind in ("connect", "duration", "fct"))
 
 
 class ShmLedger:
-    """The `Ledger` of one service in one worker."""
+    """The `Ledger` of one service in one worker; `histograms` None where nobody reads them.
 
-    def __init__(self, block: WorkerBlock, policies: Sequence[Policy]) -> None:
+    `policies` are told of outcomes; they may be exchanged while flows are open.
+    """
+
+    def __init__(
+        self,
+        block: WorkerBlock,
+        policies: Sequence[Policy],
+        histograms: HistogramWriter | None = None,
+    ) -> None:
         rows = block.rows
+        self._histograms = histograms
         self._block = block
-        self._policies = policies
+        self.policies = policies
         self._flows = block.flows
         self._waiting = rows["waiting"]
         self._waiting_start_ns = rows["waiting_start_ns"]
@@ -46,6 +58,8 @@ class ShmLedger:
     def connected(self, slot: int, now_ns: int, connect_ns: int) -> None:
         self._connected_total[slot] += 1
         self._connect_ns_total[slot] += connect_ns
+        if self._histograms:
+            self._histograms.observe(slot, _CONNECT, connect_ns)
         # The sum of starts first: another worker that looks between the two sees too young flows,
         # not one as old as the machine.
         self._waiting_start_ns[slot] = (self._waiting_start_ns[slot] + now_ns) % _MODULUS
@@ -60,7 +74,9 @@ class ShmLedger:
         self._first_byte_total[slot] += 1
         self._duration_ns_total[slot] += duration_ns
         self._block.sample_duration(slot, now_ns, duration_ns)
-        for policy in self._policies:
+        if self._histograms:
+            self._histograms.observe(slot, _DURATION, duration_ns)
+        for policy in self.policies:
             policy.sampled(slot, now_ns, duration_ns)
 
     def moved(self, slot: int, bytes_in: int, bytes_out: int) -> None:
@@ -78,10 +94,12 @@ class ShmLedger:
         if outcome is Outcome.COMPLETED:
             self._fct_ns_total[slot] += age_ns
             self._block.sample_fct(slot, now_ns, age_ns)
+            if self._histograms:
+                self._histograms.observe(slot, _FCT, age_ns)
         elif outcome in BACKEND_FAULT:
             if not flow.first_byte_ns:
                 self._unanswered_total[slot] += 1
-            for policy in self._policies:
+            for policy in self.policies:
                 policy.failed(slot, now_ns, age_ns)
 
     def _waits_no_more(self, slot: int, connected_ns: int) -> None:

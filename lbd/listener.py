@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 from lbd.edge.bound import Bound
@@ -19,6 +20,8 @@ from lbd.edge.gate import Gate
 from lbd.poller import READ, Poller
 from lbd.relay import Relay, reset
 from lbd.service import Service
+
+Accept = Callable[[], tuple[socket.socket, Any]]
 
 _ACCEPTS: Final = 64
 """Accepts in a row before the flows that are open have their turn."""
@@ -44,21 +47,21 @@ _GONE: Final = frozenset(
 
 
 class Listener:
-    """max_flows: what fits, as many as `bound` says. gate: what stands before the service, if
-    anything does."""
+    """bound: how many flows fit, and what becomes of one more. gate: what stands before the
+    service, if anything does. sockets: accepted from in turn."""
 
     def __init__(
         self,
         service: Service,
-        sock: socket.socket,
+        sockets: Sequence[socket.socket],
         poller: Poller,
         bound: Bound,
         gate: Gate | None = None,
     ) -> None:
         self._service = service
-        self._sock = sock
+        self._sockets = sockets
         self._poller = poller
-        self._bound = bound
+        self.bound = bound
         self._max_flows = bound.max_flows
         self._accepting = False
         self._closed = False
@@ -75,31 +78,43 @@ class Listener:
         """Accept again, if there is room."""
         if not (self._accepting or self._closed) and self._occupied() < self._max_flows:
             self._accepting = True
-            # Level-triggered: what is left after a round is told again.
-            self._poller.watch(self._sock.fileno(), self._on_ready, READ)
+            for sock in self._sockets:
+                # Level-triggered: what is left after a round is told again.
+                self._poller.watch(sock.fileno(), partial(self._on_ready, sock.accept), READ)
+
+    def limit(self, bound: Bound) -> None:
+        """Another bound from the next connection on."""
+        self.bound = bound
+        self._max_flows = bound.max_flows
+        self.resume()
+
+    def _stop(self) -> None:
+        self._accepting = False
+        for sock in self._sockets:
+            self._poller.unwatch(sock.fileno())
 
     def _pause(self, counter: str) -> None:
-        self._accepting = False
-        self._poller.unwatch(self._sock.fileno())
+        self._stop()
         self._service.block.count(counter)
 
     def close(self) -> None:
         """Accept no more, but for what is connected already."""
+        for sock in self._sockets:
+            if self._accepting:
+                self._on_ready(sock.accept, READ)
         if self._accepting:
-            self._on_ready(READ)
-        if self._accepting:
-            self._accepting = False
-            self._poller.unwatch(self._sock.fileno())
+            self._stop()
         self._closed = True
-        self._sock.close()
+        for sock in self._sockets:
+            sock.close()
 
-    def _on_ready(self, events: int) -> None:
-        accept, occupied, closing = self._sock.accept, self._occupied, self._poller.closing
-        admit, fd_ceiling = self._admit, self._bound.fd_ceiling
+    def _on_ready(self, accept: Accept, events: int) -> None:
+        occupied, closing = self._occupied, self._poller.closing
+        admit, fd_ceiling = self._admit, self.bound.fd_ceiling
         for _ in range(_ACCEPTS):
             taken = occupied()
             if taken >= self._max_flows:
-                if not self._bound.sheds:
+                if not self.bound.sheds:
                     self._pause("accept_paused_total")
                     return
                 admit = self._shed
@@ -127,7 +142,7 @@ class Listener:
             admit(client, peer)
 
     def _shed(self, client: socket.socket, peer: object) -> None:
-        self._turn_away(client, self._bound.shed_counter)
+        self._turn_away(client, self.bound.shed_counter)
 
     def _turn_away(self, client: socket.socket, counter: str) -> None:
         self._service.block.count(counter)

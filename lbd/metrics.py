@@ -1,148 +1,640 @@
-"""Prometheus metrics, read out of shared memory at each scrape: one truth.
+"""What Prometheus is told, read out of shared memory at each scrape: one truth.
 
-Lives here: names, labels and the HTTP endpoint of the supervisor. Never here: counters of its own.
-Names follow HAProxy's exporter where it has one; base units; no client addresses in labels.
+Lives here: the families, and which words they are made of. Never here: counters of its own; the
+text format (`lbd.exposition`); HTTP (`lbd.http`).
+Names follow HAProxy's exporter where it has one, `lbd_` for `haproxy_`, a service being both its
+frontend and its proxy; base units; no client addresses in labels. `docs/metrics.md` is made here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from time import monotonic_ns
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from itertools import accumulate
+from typing import Final
 
-from prometheus_client import CollectorRegistry, start_http_server
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+import numpy as np
+from numpy.typing import NDArray
 
-from config.address import Address
-from lbd.edge.counters import HELP as EDGE_HELP
-from lbd.state_metrics import state_metrics
+from config.schema import Config
+from lbd.exposition import Exposition, Family
+from lbd.state_metrics import STATE_FAMILIES, add_states
+from shm import histogram, segment
 from shm import layout as lo
 from shm.reader import Reader
 from shm.region import Region
+from shm.snapshot import Snapshot
 from shm.weights import newest_weights
+from shm.worker import scalars_view
+
+_NS_PER_S: Final = 1e9
+_MODES: Final = {1: "learn", 2: "frozen", 3: "shadow"}
+
+_SERVICE: Final = ("service",)
+_SERVER: Final = ("service", "backend")
 
 
-class Metrics(Collector):
-    """Serves /metrics in a thread. Raises OSError where the address cannot be bound."""
+@dataclass(frozen=True)
+class Totals:
+    """A counter made of rows of the layout: by row, the values of the labels it has besides."""
 
-    def __init__(
-        self, address: Address, regions: list[Region], restarts: Callable[[], int]
-    ) -> None:
-        self._readers = [Reader(region) for region in regions]
-        self._restarts = restarts
-        registry = CollectorRegistry()
-        registry.register(self)
-        self._server, self._thread = start_http_server(
-            address.port, addr=address.host, registry=registry
-        )
+    family: Family
+    rows: Mapping[str, tuple[str, ...]]
 
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-    def collect(self) -> Iterable[Metric]:
-        labels = ["service", "backend"]
-        now_ns = monotonic_ns()
-        sessions = GaugeMetricFamily(
-            "lbd_server_current_sessions", "Flows in progress.", labels=labels
-        )
-        configured = GaugeMetricFamily(
-            "lbd_server_configured_weight", "Weight as configured.", labels=labels
-        )
-        weight = GaugeMetricFamily(
-            "lbd_server_weight", "Weight of the agent's newest frame.", labels=labels
-        )
-        totals = {
-            name: CounterMetricFamily(f"lbd_server_{_metric(name)}", help_text, labels=labels)
-            for name, help_text in _HELP.items()
-        }
-        scalars = {
-            name: CounterMetricFamily(f"lbd_{name}", help_text, labels=["service"])
-            for name, help_text in _SCALAR_HELP.items()
-        }
-        age = GaugeMetricFamily(
-            "lbd_agent_heartbeat_age_seconds",
-            "Time since the agent's last step; absent until there was one.",
-            labels=["service"],
-        )
-        for reader in self._readers:
-            region = reader.region
-            seen = reader.snapshot(now_ns)
-            given = newest_weights(region)
-            for row, entry in enumerate(region.entry(int(slot)) for slot in seen.slots):
-                at = [region.service, entry.name]
-                sessions.add_metric(at, int(seen.flows[row]))
-                configured.add_metric(at, entry.weight)
-                if given is not None and given.known[entry.slot]:
-                    weight.add_metric(at, float(given.weight[entry.slot]))
-                for name, family in totals.items():
-                    scale = 1e-9 if "_ns_" in name else 1
-                    family.add_metric(at, int(seen.totals[name][row]) * scale)
-            counted = reader.scalars()
-            for name, family in scalars.items():
-                family.add_metric([region.service], counted[name])
-            beat_ns = region.words[region.layout.agent + lo.AGENT_SCALAR["heartbeat_ns"]]
-            if beat_ns:
-                age.add_metric([region.service], (now_ns - beat_ns) * 1e-9)
-        restarts = CounterMetricFamily("lbd_worker_restarts_total", "Workers started again.")
-        restarts.add_metric([], self._restarts())
-        states = state_metrics([reader.region for reader in self._readers])
-        served = [*totals.values(), *scalars.values(), age, restarts, *states]
-        return [sessions, configured, weight, *served]
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        help_text: str,
+        labels: tuple[str, ...],
+        row: str | Mapping[str, tuple[str, ...]],
+    ) -> Totals:
+        rows = {row: ()} if isinstance(row, str) else row
+        return cls(Family(name, "counter", help_text, labels), rows)
 
 
-def _metric(row: str) -> str:
-    """A counter row's name in base units: `connect_ns_total` becomes `connect_seconds_total`."""
-    return row.replace("flows_total", "sessions_total").replace("_ns_", "_seconds_")
+SERVER_TOTALS: Final = (
+    Totals.of("lbd_server_sessions_total", "Flows given to the backend.", _SERVER, "flows_total"),
+    Totals.of(
+        "lbd_server_completed_total",
+        "Flows that both sides ended in order.",
+        _SERVER,
+        "completed_total",
+    ),
+    Totals.of(
+        "lbd_server_connection_errors_total",
+        "Flows whose backend connection was refused or impossible, or took too long.",
+        (*_SERVER, "reason"),
+        {"connect_failed_total": ("failed",), "connect_timeout_total": ("timeout",)},
+    ),
+    Totals.of(
+        "lbd_server_local_errors_total",
+        "Flows for whose backend connection this machine lacked means: ports, descriptors, memory.",
+        _SERVER,
+        "local_failed_total",
+    ),
+    Totals.of(
+        "lbd_server_server_aborts_total",
+        "Flows that the backend reset.",
+        _SERVER,
+        "backend_reset_total",
+    ),
+    Totals.of(
+        "lbd_server_response_errors_total",
+        "Flows that the backend closed without a byte.",
+        _SERVER,
+        "backend_silent_total",
+    ),
+    Totals.of(
+        "lbd_server_response_timeouts_total",
+        "Flows whose client had asked and whose backend never answered.",
+        _SERVER,
+        "backend_timeout_total",
+    ),
+    Totals.of(
+        "lbd_server_unanswered_total",
+        "Flows that the backend failed before its first byte, in whatever way.",
+        _SERVER,
+        "unanswered_total",
+    ),
+    Totals.of(
+        "lbd_server_retry_warnings_total",
+        "Flows tried again on the same backend.",
+        _SERVER,
+        "retried_total",
+    ),
+    Totals.of(
+        "lbd_server_redispatch_warnings_total",
+        "Flows that left for another backend.",
+        _SERVER,
+        "redispatched_total",
+    ),
+    Totals.of(
+        "lbd_server_withdrawn_total",
+        "Flows ended by a drain's deadline, or because their backend went down.",
+        _SERVER,
+        "withdrawn_total",
+    ),
+    Totals.of(
+        "lbd_server_client_aborts_total",
+        "Flows that the client reset.",
+        _SERVER,
+        "client_reset_total",
+    ),
+    Totals.of(
+        "lbd_server_timeouts_total",
+        "Flows ended by a limit: no byte for too long, too old, a silent or slow client.",
+        (*_SERVER, "limit"),
+        {
+            "idle_timeout_total": ("idle",),
+            "total_timeout_total": ("total",),
+            "slow_client_total": ("slow_client",),
+        },
+    ),
+    Totals.of(
+        "lbd_server_shutdown_total",
+        "Flows ended by a stop of the balancer.",
+        _SERVER,
+        "shutdown_total",
+    ),
+    Totals.of(
+        "lbd_server_lost_total",
+        "Flows that were open in a worker that died.",
+        _SERVER,
+        "lost_total",
+    ),
+    Totals.of("lbd_server_bytes_in_total", "Bytes from clients.", _SERVER, "bytes_in_total"),
+    Totals.of("lbd_server_bytes_out_total", "Bytes to clients.", _SERVER, "bytes_out_total"),
+    Totals.of(
+        "lbd_server_client_first_byte_total",
+        "Flows whose client has sent a first byte.",
+        _SERVER,
+        "first_client_byte_total",
+    ),
+    Totals.of(
+        "lbd_server_client_wait_seconds_total",
+        "Sum of accepted to the client's first byte.",
+        _SERVER,
+        "client_wait_ns_total",
+    ),
+)
 
-
-_HELP = {
-    "flows_total": "Flows given to the backend.",
-    "connected_total": "Backend connections established.",
-    "first_client_byte_total": "Flows whose client has sent a first byte.",
-    "first_byte_total": "Flows that got a first byte from the backend.",
-    "completed_total": "Flows that both sides ended in order.",
-    "connect_failed_total": "Flows whose backend connection was refused or impossible.",
-    "connect_timeout_total": "Flows whose backend connection took too long.",
-    "local_failed_total": "Flows for whose backend connection this machine lacked means.",
-    "backend_reset_total": "Flows that the backend reset.",
-    "backend_silent_total": "Flows that the backend closed without a byte.",
-    "backend_timeout_total": "Flows whose client had asked and whose backend never answered.",
-    "client_reset_total": "Flows that the client reset.",
-    "idle_timeout_total": "Flows ended for carrying no byte.",
-    "total_timeout_total": "Flows ended for lasting too long.",
-    "slow_client_total": "Flows ended because the client was silent or too slow.",
-    "withdrawn_total": "Flows ended by a drain's deadline, or because their backend went down.",
-    "shutdown_total": "Flows ended by a stop of the balancer.",
-    "lost_total": "Flows that were open in a worker that died.",
-    "bytes_in_total": "Bytes from clients.",
-    "bytes_out_total": "Bytes to clients.",
-    "connect_ns_total": "Sum of accept to backend connected.",
-    "client_wait_ns_total": "Sum of accept to the client's first byte.",
-    "duration_ns_total": "Sum of backend connected to its first byte.",
-    "fct_ns_total": "Sum of flow completion times.",
-    "unanswered_total": "Flows that the backend failed before its first byte.",
-    "retried_total": "Flows tried again on the same backend.",
-    "redispatched_total": "Flows that left for another backend.",
+HISTOGRAMS: Final = {
+    "connect": Family(
+        "lbd_server_connect_time_seconds",
+        "histogram",
+        "From accepted to backend connected.",
+        _SERVER,
+    ),
+    "duration": Family(
+        "lbd_server_response_time_seconds",
+        "histogram",
+        "From backend connected to its first byte: the papers' task duration.",
+        _SERVER,
+    ),
+    "fct": Family(
+        "lbd_server_total_time_seconds",
+        "histogram",
+        "From accepted to closed, of flows that completed.",
+        _SERVER,
+    ),
 }
+_SUMS: Final = {kind: f"{kind}_ns_total" for kind in HISTOGRAMS}
+COUNTED_BY_HISTOGRAMS: Final = frozenset((*_SUMS.values(), "connected_total", "first_byte_total"))
+"""Rows that need no family of their own: a histogram's sum and count say the same."""
 
-_SCALAR_HELP = {
-    "accepted_total": "Connections accepted.",
-    "no_backend_total": "Connections closed for lack of a backend.",
-    "accept_failed_total": "Times that accepting stopped for lack of descriptors or memory.",
-    "accept_paused_total": "Times that accepting stopped because the service was full.",
-    "frames_applied_total": "Weight frames applied.",
-    "frames_torn_total": "Weight frames refused: torn.",
-    "frames_stale_total": "Weight frames refused: expired or from the future.",
-    "frames_foreign_total": "Weight frames refused: made for another region or other backends.",
-    "frames_invalid_total": "Weight frames refused: not positive finite numbers.",
-    "weights_foreign_total": "Weights left out: made for a backend that has gone.",
-    "fallback_total": "Times that the fallback policy took over.",
-    **EDGE_HELP,
-    "queued_total": "Flows that had to wait for a backend with room.",
-    "queue_full_total": "Connections closed because the queue was full.",
-    "queue_timeout_total": "Connections closed after too long in the queue.",
-    "queue_shutdown_total": "Connections closed in the queue by a stop of the balancer.",
-    "retry_refused_total": "Further attempts refused for lack of retry budget.",
+CURRENT: Final = Family(
+    "lbd_server_current_sessions", "gauge", "Flows in progress: q of the dispatch.", _SERVER
+)
+WAITING: Final = Family(
+    "lbd_server_waiting_sessions",
+    "gauge",
+    "Flows that are connected and still without a first byte of the backend's.",
+    _SERVER,
+)
+WEIGHT: Final = Family(
+    "lbd_server_weight",
+    "gauge",
+    "Effective weight: the agent's while its frame is in force, else as configured.",
+    _SERVER,
+)
+CONFIGURED: Final = Family(
+    "lbd_server_configured_weight", "gauge", "Weight as configured.", _SERVER
+)
+
+_PREFACE_REASONS: Final = (
+    "proxy_untrusted",
+    "proxy_malformed",
+    "proxy_oversized",
+    "hello_malformed",
+    "sni_unknown",
+    "preface_timeout",
+    "preface_closed",
+)
+SERVICE_TOTALS: Final = (
+    Totals.of(
+        "lbd_frontend_connections_total", "Connections accepted.", _SERVICE, "accepted_total"
+    ),
+    Totals.of(
+        "lbd_frontend_no_backend_total",
+        "Connections closed for lack of a backend.",
+        _SERVICE,
+        "no_backend_total",
+    ),
+    Totals.of(
+        "lbd_frontend_accept_pauses_total",
+        "Times that accepting stopped: the service was full, or descriptors or memory were short.",
+        (*_SERVICE, "reason"),
+        {"accept_paused_total": ("full",), "accept_failed_total": ("resources",)},
+    ),
+    Totals.of(
+        "lbd_frontend_queued_total",
+        "Flows that had to wait for a backend with room.",
+        _SERVICE,
+        "queued_total",
+    ),
+    Totals.of(
+        "lbd_frontend_queue_drops_total",
+        "Connections closed in the queue, or before it: it was full, they waited too long, the "
+        "balancer stopped.",
+        (*_SERVICE, "reason"),
+        {f"queue_{reason}_total": (reason,) for reason in ("full", "timeout", "shutdown")},
+    ),
+    Totals.of(
+        "lbd_frontend_retries_refused_total",
+        "Further attempts refused for lack of retry budget.",
+        _SERVICE,
+        "retry_refused_total",
+    ),
+    Totals.of(
+        "lbd_frontend_refused_total",
+        "Connections refused before they were flows. proxy: the PROXY header, or who must not send "
+        "one; hello, sni: the TLS ClientHello; preface: either took too long, or was given up by "
+        "the client; source: limits a source network.",
+        (*_SERVICE, "reason"),
+        {
+            **{f"{reason}_total": (reason,) for reason in _PREFACE_REASONS},
+            "refused_source_connections_total": ("source_connections",),
+            "refused_source_rate_total": ("source_rate",),
+        },
+    ),
+    Totals.of(
+        "lbd_frontend_shed_total",
+        "Connections reset, the newest first: the service was full, or descriptors were short.",
+        (*_SERVICE, "reason"),
+        {f"shed_{reason}_total": (reason,) for reason in ("full", "descriptors")},
+    ),
+    Totals.of(
+        "lbd_frontend_source_untracked_total",
+        "Connections let in uncounted: no room in the table for their source.",
+        _SERVICE,
+        "source_untracked_total",
+    ),
+    Totals.of(
+        "lbd_frontend_stick_hits_total",
+        "Flows that went where their source had been before.",
+        _SERVICE,
+        "stick_hits_total",
+    ),
+    Totals.of(
+        "lbd_frontend_stick_forgotten_total",
+        "Sources forgotten before their time, for want of room in the table.",
+        _SERVICE,
+        "stick_forgotten_total",
+    ),
+    Totals.of(
+        "lbd_weight_frames_applied_total",
+        "Weight frames applied.",
+        _SERVICE,
+        "frames_applied_total",
+    ),
+    Totals.of(
+        "lbd_weight_frames_refused_total",
+        "Weight frames refused: torn; stale: expired or from the future; foreign: made for another "
+        "region or other backends; invalid: not positive finite numbers.",
+        (*_SERVICE, "reason"),
+        {f"frames_{reason}_total": (reason,) for reason in ("torn", "stale", "foreign", "invalid")},
+    ),
+    Totals.of(
+        "lbd_weights_foreign_total",
+        "Weights left out of an applied frame: made for a backend that has gone.",
+        _SERVICE,
+        "weights_foreign_total",
+    ),
+    Totals.of(
+        "lbd_fallback_total",
+        "Times that the fallback policy took over in a worker.",
+        _SERVICE,
+        "fallback_total",
+    ),
+)
+SERVICE_CURRENT: Final = Family(
+    "lbd_frontend_current_sessions", "gauge", "Flows in progress.", _SERVICE
+)
+SERVICE_LIMIT: Final = Family(
+    "lbd_frontend_limit_sessions", "gauge", "Flows that the service carries at most.", _SERVICE
+)
+SERVICE_QUEUE: Final = Family(
+    "lbd_frontend_current_queue", "gauge", "Flows that wait for a backend with room.", _SERVICE
+)
+POLICY: Final = Family(
+    "lbd_frontend_policy",
+    "gauge",
+    "1 for the policy that is configured, and for the fallback.",
+    (*_SERVICE, "policy", "role"),
+)
+IN_FORCE: Final = Family(
+    "lbd_agent_weights_in_force",
+    "gauge",
+    "Workers that go by the agent's weights at this moment.",
+    _SERVICE,
+)
+
+AGENT_UP: Final = Family(
+    "lbd_agent_up", "gauge", "Whether an agent is attached to the service.", _SERVICE
+)
+AGENT_MODE: Final = Family(
+    "lbd_agent_mode", "gauge", "1 for the mode that the agent runs in.", (*_SERVICE, "mode")
+)
+AGENT_AGE: Final = Family(
+    "lbd_agent_heartbeat_age_seconds",
+    "gauge",
+    "Time since the agent's last step; absent until there was one.",
+    _SERVICE,
+)
+WEIGHT_AGE: Final = Family(
+    "lbd_agent_weights_age_seconds",
+    "gauge",
+    "Time since the newest weights were written; absent until there were some.",
+    _SERVICE,
+)
+AGENT_STEP: Final = Family(
+    "lbd_agent_last_step_seconds", "gauge", "What the agent's last step took.", _SERVICE
+)
+AGENT_REALS: Final = {
+    "reward": Family(
+        "lbd_agent_reward",
+        "gauge",
+        "Fairness of the flow durations as the agent last measured it; absent without samples.",
+        _SERVICE,
+    ),
+    "entropy_nats": Family(
+        "lbd_agent_entropy_nats",
+        "gauge",
+        "Entropy of the policy's last choice, mean over the backends, before it is squashed.",
+        _SERVICE,
+    ),
 }
+AGENT_TOTALS: Final = (
+    Totals.of("lbd_agent_steps_total", "Steps of the agent.", _SERVICE, "steps_total"),
+    Totals.of("lbd_agent_busy_seconds_total", "Time in steps.", _SERVICE, "step_ns_total"),
+    Totals.of(
+        "lbd_agent_learner_updates_total",
+        "Gradient updates of the learner.",
+        _SERVICE,
+        "learner_updates_total",
+    ),
+    Totals.of(
+        "lbd_agent_transitions_dropped_total",
+        "Steps that the learner was too busy to take.",
+        _SERVICE,
+        "transitions_dropped_total",
+    ),
+    Totals.of(
+        "lbd_agent_parameters_total",
+        "Parameter sets from the learner, by what became of them.",
+        (*_SERVICE, "result"),
+        {"parameters_loaded_total": ("loaded",), "parameters_refused_total": ("refused",)},
+    ),
+)
+
+WORKER_AGE: Final = Family(
+    "lbd_worker_heartbeat_age_seconds",
+    "gauge",
+    "Time since the worker last published; absent while there is none.",
+    ("service", "worker"),
+)
+RESTARTS: Final = Family("lbd_worker_restarts_total", "counter", "Workers started again.")
+WORKERS: Final = Family("lbd_process_workers", "gauge", "Workers configured.")
+BUILD: Final = Family("lbd_process_build_info", "gauge", "Always 1.", ("version",))
+STARTED: Final = Family(
+    "lbd_process_uptime_seconds", "gauge", "Time since the supervisor was started."
+)
+
+FAMILIES: Final[tuple[Family, ...]] = (
+    *(totals.family for totals in SERVER_TOTALS),
+    *HISTOGRAMS.values(),
+    CURRENT,
+    WAITING,
+    WEIGHT,
+    CONFIGURED,
+    *STATE_FAMILIES,
+    *(totals.family for totals in SERVICE_TOTALS),
+    SERVICE_CURRENT,
+    SERVICE_LIMIT,
+    SERVICE_QUEUE,
+    POLICY,
+    IN_FORCE,
+    AGENT_UP,
+    AGENT_MODE,
+    AGENT_AGE,
+    WEIGHT_AGE,
+    AGENT_STEP,
+    *AGENT_REALS.values(),
+    *(totals.family for totals in AGENT_TOTALS),
+    WORKER_AGE,
+    RESTARTS,
+    WORKERS,
+    BUILD,
+    STARTED,
+)
+"""All that a scrape may hold, in no order that matters."""
+
+_TEXT_STEP: Final = histogram.OCTAVE
+"""Of the four buckets an octave the text format shows every fourth: it pays a line for each."""
+_TEXT_BOUNDS: Final = histogram.BOUNDS_S[::_TEXT_STEP]
+
+
+class Metrics:
+    """Renders scrapes; keeps a reader a region, so that totals never go back."""
+
+    def __init__(self, started_ns: int) -> None:
+        self._started_ns = started_ns
+        self._readers: dict[Region, Reader] = {}
+
+    def text(
+        self, config: Config, regions: Sequence[Region], restarts_total: int, now_ns: int
+    ) -> bytes:
+        """The scrape of all services; `regions` in their order in `config`."""
+        self._readers = {region: self._readers.get(region) or Reader(region) for region in regions}
+        seen = [_Service(reader, now_ns) for reader in self._readers.values()]
+        out = Exposition()
+        _servers(out, seen)
+        add_states(out, [(one.region, one.entries) for one in seen])
+        _services(out, seen, config)
+        _agents(out, seen, now_ns)
+        out.add(
+            WORKER_AGE,
+            [
+                ((one.name, str(worker)), (now_ns - beat_ns) / _NS_PER_S)
+                for one in seen
+                for worker, beat_ns in enumerate(one.beats_ns)
+                if beat_ns
+            ],
+        )
+        out.add(RESTARTS, [((), restarts_total)])
+        out.add(WORKERS, [((), config.workers)])
+        out.add(BUILD, [((_version(),), 1)])
+        out.add(STARTED, [((), (now_ns - self._started_ns) / _NS_PER_S)])
+        return out.text()
+
+
+class _Service:
+    """All that one scrape reads of one region."""
+
+    def __init__(self, reader: Reader, now_ns: int) -> None:
+        region = reader.region
+        self.region = region
+        self.name = region.service
+        self.seen: Snapshot = reader.snapshot(now_ns)
+        self.scalars = reader.scalars()
+        self.weights = newest_weights(region)
+        workers = [scalars_view(region, w) for w in range(region.layout.workers)]
+        self.beats_ns = [int(words[lo.SCALAR["heartbeat_ns"]]) for words in workers]
+        self.queued = sum(int(words[lo.SCALAR["queued"]]) for words in workers)
+        self.in_force = sum(int(words[lo.SCALAR["weights_in_force"]]) for words in workers)
+        first = region.layout.agent
+        words = region.words
+        self.agent = {name: words[first + at] for name, at in lo.AGENT_SCALAR.items()}
+        self.agent_reals = {name: region.doubles[first + at] for name, at in lo.AGENT_REAL.items()}
+        self.agent_up = region.segment.locked(segment.AGENT_BYTE)
+        entries = (region.entry(int(slot)) for slot in self.seen.slots)
+        # One row a name: a backend that was exchanged may still be leaving under the same one.
+        newest = sorted(enumerate(entries), key=lambda pair: pair[1].identity)
+        rows = {entry.name: (row, entry) for row, entry in newest if entry.identity}
+        self.rows = [row for row, _ in rows.values()]
+        self.entries = [entry for _, entry in rows.values()]
+        self.labels = [(self.name, entry.name) for entry in self.entries]
+        self.histograms = reader.histograms()[self.seen.slots[self.rows]]
+
+    def of_rows(self, values: NDArray[np.int64]) -> list[int]:
+        """Of the backends shown, in the order of `labels`."""
+        return [int(value) for value in values[self.rows]]
+
+    def weight(self, row: int) -> float:
+        entry, given = self.entries[row], self.weights
+        if self.in_force and given is not None and given.known[entry.slot]:
+            return float(given.weight[entry.slot])
+        return entry.weight
+
+
+def _servers(out: Exposition, services: Sequence[_Service]) -> None:
+    def rows(one: _Service) -> range:
+        return range(len(one.entries))
+
+    for totals in SERVER_TOTALS:
+        out.add(
+            totals.family,
+            [
+                ((*labels, *more), value)
+                for one in services
+                for name, more in totals.rows.items()
+                for labels, value in zip(
+                    one.labels, _scaled(name, one.of_rows(one.seen.totals[name])), strict=True
+                )
+            ],
+        )
+    for kind, family in HISTOGRAMS.items():
+        at = lo.HISTOGRAM[kind]
+        out.add_histogram(
+            family,
+            _TEXT_BOUNDS,
+            [
+                (labels, _cumulative(one.histograms[row, at].tolist()), sum_ns / _NS_PER_S)
+                for one in services
+                for row, labels, sum_ns in zip(
+                    rows(one), one.labels, one.of_rows(one.seen.totals[_SUMS[kind]]), strict=True
+                )
+            ],
+        )
+    for family, gauge in ((CURRENT, "flows"), (WAITING, "waiting")):
+        out.add(
+            family,
+            [
+                (labels, value)
+                for one in services
+                for labels, value in zip(
+                    one.labels, one.of_rows(getattr(one.seen, gauge)), strict=True
+                )
+            ],
+        )
+    out.add(WEIGHT, [(one.labels[row], one.weight(row)) for one in services for row in rows(one)])
+    out.add(
+        CONFIGURED,
+        [(one.labels[row], one.entries[row].weight) for one in services for row in rows(one)],
+    )
+
+
+def _services(out: Exposition, services: Sequence[_Service], config: Config) -> None:
+    for totals in SERVICE_TOTALS:
+        out.add(
+            totals.family,
+            [
+                ((one.name, *more), one.scalars[name])
+                for one in services
+                for name, more in totals.rows.items()
+            ],
+        )
+    out.add(SERVICE_CURRENT, [((one.name,), int(one.seen.flows.sum())) for one in services])
+    out.add(SERVICE_QUEUE, [((one.name,), one.queued) for one in services])
+    out.add(SERVICE_LIMIT, [((s.name,), s.max_connections) for s in config.services])
+    out.add(
+        POLICY,
+        [
+            ((s.name, policy, role), 1)
+            for s in config.services
+            for role, policy in (("configured", s.policy), ("fallback", s.fallback))
+        ],
+    )
+    out.add(IN_FORCE, [((one.name,), one.in_force) for one in services])
+
+
+def _agents(out: Exposition, services: Sequence[_Service], now_ns: int) -> None:
+    out.add(AGENT_UP, [((one.name,), int(one.agent_up)) for one in services])
+    live = [one for one in services if one.agent_up]
+    out.add(
+        AGENT_MODE,
+        [((one.name, _MODES[one.agent["mode"]]), 1) for one in live if one.agent["mode"] in _MODES],
+    )
+    stepped = [one for one in services if one.agent["heartbeat_ns"]]
+    out.add(
+        AGENT_AGE,
+        [((one.name,), (now_ns - one.agent["heartbeat_ns"]) / _NS_PER_S) for one in stepped],
+    )
+    out.add(
+        WEIGHT_AGE,
+        [
+            ((one.name,), (now_ns - one.weights.written_ns) / _NS_PER_S)
+            for one in services
+            if one.weights is not None
+        ],
+    )
+    out.add(AGENT_STEP, [((one.name,), one.agent["step_ns"] / _NS_PER_S) for one in stepped])
+    for name, family in AGENT_REALS.items():
+        out.add(
+            family,
+            [
+                ((one.name,), one.agent_reals[name])
+                for one in live
+                if not math.isnan(one.agent_reals[name])
+            ],
+        )
+    for totals in AGENT_TOTALS:
+        out.add(
+            totals.family,
+            [
+                ((one.name, *more), _scaled(name, [one.agent[name]])[0])
+                for one in stepped
+                for name, more in totals.rows.items()
+            ],
+        )
+
+
+def _scaled(row: str, values: list[int]) -> list[float]:
+    """In base units."""
+    return [value / _NS_PER_S for value in values] if row.endswith("_ns_total") else list(values)
+
+
+def _cumulative(buckets: list[int]) -> list[int]:
+    """What the text format shows: counts up to each of its bounds, then all."""
+    sums = list(accumulate(buckets))
+    return [*sums[:-1:_TEXT_STEP], sums[-1]]
+
+
+def _version() -> str:
+    try:
+        return version("lbd")
+    except PackageNotFoundError:
+        return "unknown"

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic_ns
+from typing import Any
 from zlib import crc32
 
 import numpy as np
 
+from config.address import Address
 from config.schema import Service as ServiceConfig
 from lbd.capacity import Capacity, Waiting, WaitingRoom
-from lbd.dispatch import NONE, Load, Memory, create
+from lbd.dispatch import NONE, Load, Memory, Policy, create
 from lbd.dispatch.load import Vector
 from lbd.edge.arrival import Arrival
 from lbd.edge.egress import egress
@@ -30,7 +32,8 @@ from lbd.relay import Relay
 from lbd.retry import RetryBudget, Step, next_step
 from lbd.sockets import resolve
 from shm import layout as lo
-from shm.region import Region
+from shm.histogram import HistogramWriter
+from shm.region import Region, SlotEntry
 from shm.states import StateReader
 from shm.weights import Refusal, WeightReader, Weights
 from shm.worker import WorkerBlock, cache_view
@@ -41,49 +44,66 @@ log = logging.getLogger(__name__)
 class Service:
     """Raises OSError at construction where a backend's name cannot be resolved."""
 
-    def __init__(self, config: ServiceConfig, region: Region, worker: int, poller: Poller) -> None:
+    def __init__(
+        self,
+        config: ServiceConfig,
+        region: Region,
+        worker: int,
+        poller: Poller,
+        histograms: bool = False,
+    ) -> None:
         self.config = config
         self.region = region
         self.poller = poller
         self.relays: set[Relay] = set()
         self.on_end: Callable[[Relay], None] = self.relays.discard
         self.block = WorkerBlock(region, worker, config.reservoir.probability)
+        self._worker = worker
+        self._histograms = HistogramWriter(region, worker) if histograms else None
         self._reader = WeightReader(region)
         self._weights: Weights | None = None
-
-        entries = region.entries()
-        by_name = {backend.name: backend for backend in config.backends}
-        self._address = {e.slot: resolve(by_name[e.name].address) for e in entries}
-        for entry in entries:
-            self.block.adopt(entry.slot, entry.identity)
-
-        configured = np.ones(region.layout.slots)
-        for entry in entries:
-            configured[entry.slot] = entry.weight
-        memory = Memory(flows=config.ewma.memory_flows, seconds=config.ewma.memory_s)
-        usable = [entry.slot for entry in entries]
-        self._load = _load(region, worker, usable, configured)
-        self._fallback_load = _load(region, worker, usable, configured)
-        self._policy = create(config.policy, self._load, memory, config.hash_bound)
-        self._fallback = create(config.fallback, self._fallback_load, memory, config.hash_bound)
-        self._wants_weights = config.weights == "agent"
-        self._in_force = self._fallback if self._wants_weights else self._policy
-        policies = [self._policy]
-        if self._wants_weights:
-            policies.append(self._fallback)
-        self._ledger = ShmLedger(self.block, policies)
-
-        self._states = StateReader(region)
+        self._address: dict[int, tuple[int, Any]] = {}
+        self._decided: object = None
+        self.last_slot = NONE
         self._end_by_ns: dict[int, int] = {}
-        self._capacity = Capacity(self._load, self.block.flows)
         self._limited = False
-        workers = region.layout.workers
-        queue = config.queue
-        self._waiting = WaitingRoom(-(-queue.size // workers), queue.timeout_ms * 1_000_000)
+        self._waiting = WaitingRoom(0, 0)
         self._queued = 0
         self._serving = False
-        self._budget = RetryBudget(config.retry.budget, config.retry.budget_per_s)
-        self._follow_states()
+        self._budget = RetryBudget(0.0, 0.0)
+        self._ledger = ShmLedger(self.block, (), self._histograms)
+        self.configure(config)
+
+    def configure(self, config: ServiceConfig) -> None:
+        """Go by `config` and by the region's backends from the next flow on; the region is the
+        same. Flows that are open stay where they are. Raises OSError and changes nothing where a
+        backend's name cannot be resolved.
+        """
+        entries = self.region.entries()
+        identities = self.block.rows["identity"]
+        newcomers = [e for e in entries if identities[e.slot] != e.identity]
+        found = {e.slot: resolve(Address.parse(e.address)) for e in newcomers}
+        for entry in newcomers:
+            self.block.adopt(entry.slot, entry.identity)
+        self._address = {e.slot: found.get(e.slot) or self._address[e.slot] for e in entries}
+        self.config = config
+
+        decided = (
+            [entry.identity for entry in entries],
+            config.policy,
+            config.fallback,
+            config.weights,
+            config.ewma,
+            config.hash_bound,
+        )
+        if decided != self._decided:
+            self._decided = decided
+            self._decide_anew(config, entries)
+
+        queue = config.queue
+        self._waiting.size = -(-queue.size // self.region.layout.workers)
+        self._waiting.timeout_ns = queue.timeout_ms * 1_000_000
+        self._budget.share, self._budget.per_s = config.retry.budget, config.retry.budget_per_s
 
         timeouts = config.timeouts
         self._connect_ns = timeouts.connect_ms * 1_000_000
@@ -91,6 +111,44 @@ class Service:
         self._total_ns = int((timeouts.total_s or 0) * 1e9)
         self._slow = slow(config.limits)
         self._egress = egress(config.source)
+
+    def _decide_anew(self, config: ServiceConfig, entries: Sequence[SlotEntry]) -> None:
+        """Policies for these backends, whose averages begin anew."""
+        region, worker = self.region, self._worker
+        configured = np.ones(region.layout.slots)
+        for entry in entries:
+            configured[entry.slot] = entry.weight
+        memory = Memory(flows=config.ewma.memory_flows, seconds=config.ewma.memory_s)
+        slots = [entry.slot for entry in entries]
+        self._load = _load(region, worker, slots, configured)
+        self._fallback_load = _load(region, worker, slots, configured)
+        if self._weights is not None:
+            self._load.weight[:] = self._weights.weight[: self._load.slots]
+        self._policy = create(config.policy, self._load, memory, config.hash_bound)
+        self._fallback = create(config.fallback, self._fallback_load, memory, config.hash_bound)
+        self._wants_weights = config.weights == "agent"
+        if not self._wants_weights:
+            self._weights = None
+            self.block.scalars[lo.SCALAR["weights_in_force"]] = 0
+        waits = self._wants_weights and self._weights is None
+        self._in_force = self._fallback if waits else self._policy
+        policies = [self._policy]
+        if self._wants_weights:
+            policies.append(self._fallback)
+        self._ledger.policies = policies
+        self._capacity = Capacity(self._load, self.block.flows)
+        self._states = StateReader(region)
+        self._follow_states()
+
+    @property
+    def policy(self) -> Policy:
+        """The one that chooses at this moment."""
+        return self._in_force
+
+    @property
+    def weights_in_force(self) -> bool:
+        """Whether the agent's weights are."""
+        return self._weights is not None
 
     # -- flows
 
@@ -115,6 +173,7 @@ class Service:
     def _start(
         self, client: socket.socket, slot: int, now_ns: int, arrival: Arrival | None
     ) -> None:
+        self.last_slot = slot
         flow = Flow(self._ledger, slot, now_ns)
         relay = Relay(self.poller, flow, client, self.on_end, self._retry)
         if arrival is not None:
@@ -155,7 +214,9 @@ class Service:
         if found is None:
             return
         slots = self._load.slots
-        usable = [slot for slot in found.usable if slot in self._address]
+        # A slot that has changed hands is not usable before `configure` has met its new user.
+        met, present = self.block.rows["identity"], self.region.identities()
+        usable = [s for s in found.usable if s in self._address and met[s] == int(present[s])]
         for load in (self._load, self._fallback_load):
             load.usable = usable
             load.share[:] = found.share[:slots]

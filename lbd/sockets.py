@@ -51,18 +51,30 @@ def listen(address: Address, count: int) -> list[socket.socket]:
         family, sockaddr = resolve(address)
         if family == socket.AF_UNIX:
             return [_listen_unix(address.path)] * count
-        return _listen_tcp(family, sockaddr, count)
+        return _listen_alone(family, sockaddr, count)
     except OSError as error:
         raise ListenError(address, error) from None
 
 
-def _listen_tcp(family: int, sockaddr: Any, count: int) -> list[socket.socket]:
+def listen_beside(address: Address, count: int) -> list[socket.socket]:
+    """`count` more TCP sockets on an address that this process listens on. Raises ListenError."""
+    try:
+        return _listen_tcp(*resolve(address), count)
+    except OSError as error:
+        raise ListenError(address, error) from None
+
+
+def _listen_alone(family: int, sockaddr: Any, count: int) -> list[socket.socket]:
     # SO_REUSEPORT would let this bind beside another balancer of the same user and share its
     # connections; a bind without it finds that out.
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         _v6only(probe)
         probe.bind(sockaddr)
+    return _listen_tcp(family, sockaddr, count)
+
+
+def _listen_tcp(family: int, sockaddr: Any, count: int) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     try:
         for _ in range(count):

@@ -1,77 +1,77 @@
-"""Metrics of the backends' states and of the queues, read out of shared memory at each scrape.
+"""Metrics of the backends' states, read out of shared memory at each scrape.
 
-Lives here: names and labels; those of HAProxy's exporter where it has one. Never here: the endpoint
-(`lbd.metrics`).
+Lives here: their families; names are those of HAProxy's exporter where it has one. Never here: the
+other families (`lbd.metrics`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Final
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-
+from lbd.exposition import Exposition, Family
 from shm import layout as lo
-from shm.region import Region
+from shm.region import Region, SlotEntry
 from shm.states import LABELS, label, state_rows
-from shm.worker import scalars_view
 
-COUNTERS = {
-    "checks_total": ("lbd_server_checks_total", "Active checks made."),
-    "checks_failed_total": ("lbd_server_check_failures_total", "Active checks that failed."),
-    "downs_total": ("lbd_server_check_up_down_total", "Times that checks took the backend down."),
-    "ejections_total": ("lbd_server_ejections_total", "Ejections by what flows told."),
-    "ejections_refused_total": (
-        "lbd_server_ejections_refused_total",
-        "Ejections left undone because max_ejected were out already.",
-    ),
+_SERVER: Final = ("service", "backend")
+
+STATUS: Final = Family(
+    "lbd_server_status", "gauge", "1 for the state the backend is in.", (*_SERVER, "state")
+)
+UP: Final = Family("lbd_server_up", "gauge", "Whether the backend may get new flows.", _SERVER)
+SHARE: Final = Family(
+    "lbd_server_share", "gauge", "Part of its fair share of flows: slow start, feedback.", _SERVER
+)
+LIMIT: Final = Family(
+    "lbd_server_limit_sessions", "gauge", "Flows at once at most; absent without one.", _SERVER
+)
+CHECK: Final = Family(
+    "lbd_server_check_duration_seconds",
+    "gauge",
+    "How long the last check took; absent before it.",
+    _SERVER,
+)
+COUNTERS: Final = {
+    row: Family(name, "counter", text, _SERVER)
+    for row, name, text in (
+        ("checks_total", "lbd_server_checks_total", "Active checks made."),
+        ("checks_failed_total", "lbd_server_check_failures_total", "Active checks that failed."),
+        (
+            "downs_total",
+            "lbd_server_check_up_down_total",
+            "Times that checks took the backend down.",
+        ),
+        ("ejections_total", "lbd_server_ejections_total", "Ejections by what flows told."),
+        (
+            "ejections_refused_total",
+            "lbd_server_ejections_refused_total",
+            "Ejections left undone because max_ejected were out already.",
+        ),
+    )
 }
+STATE_FAMILIES: Final = (STATUS, UP, SHARE, LIMIT, CHECK, *COUNTERS.values())
 
 
-def state_metrics(regions: Sequence[Region]) -> list[Metric]:
-    """All families, for all services."""
-    labels = ["service", "backend"]
-    status = GaugeMetricFamily(
-        "lbd_server_status", "1 for the state the backend is in.", labels=[*labels, "state"]
-    )
-    usable = GaugeMetricFamily(
-        "lbd_server_up", "Whether the backend may get new flows.", labels=labels
-    )
-    share = GaugeMetricFamily(
-        "lbd_server_share", "Part of its fair share of flows: slow start, feedback.", labels=labels
-    )
-    limit = GaugeMetricFamily(
-        "lbd_server_limit_sessions", "Flows at once at most; absent without one.", labels=labels
-    )
-    check = GaugeMetricFamily(
-        "lbd_server_check_duration_seconds", "How long the last check took.", labels=labels
-    )
-    counters = {
-        row: CounterMetricFamily(name, text, labels=labels)
-        for row, (name, text) in COUNTERS.items()
-    }
-    queued = GaugeMetricFamily(
-        "lbd_current_queue", "Flows that wait for a backend with room.", labels=["service"]
-    )
-    for region in regions:
+def add_states(out: Exposition, services: Iterable[tuple[Region, Sequence[SlotEntry]]]) -> None:
+    """All families, of the backends of all services."""
+    samples: dict[Family, list[tuple[Sequence[str], float]]] = {f: [] for f in STATE_FAMILIES}
+    for region, entries in services:
         rows = state_rows(region).copy()
-        in_use = set(region.usable_slots().tolist())
-        for entry in region.entries():
-            at = [region.service, entry.name]
+        shares = rows[lo.STATE["share"]].view("<f8")
+        usable = set(region.usable_slots().tolist())
+        for entry in entries:
+            at = (region.service, entry.name)
             word = {row: int(rows[index, entry.slot]) for row, index in lo.STATE.items()}
             state = label(word["flags"])
-            for name in LABELS:
-                status.add_metric([*at, name], float(name == state))
-            usable.add_metric(at, float(entry.slot in in_use))
-            share.add_metric(at, float(rows[lo.STATE["share"]].view("<f8")[entry.slot]))
+            samples[STATUS] += [((*at, name), int(name == state)) for name in LABELS]
+            samples[UP].append((at, int(entry.slot in usable)))
+            samples[SHARE].append((at, float(shares[entry.slot])))
             if word["max_flows"]:
-                limit.add_metric(at, word["max_flows"])
+                samples[LIMIT].append((at, word["max_flows"]))
             if word["checks_total"]:
-                check.add_metric(at, word["check_ns"] * 1e-9)
-            for row, family in counters.items():
-                family.add_metric(at, word[row])
-        waiting = sum(
-            int(scalars_view(region, worker)[lo.SCALAR["queued"]])
-            for worker in range(region.layout.workers)
-        )
-        queued.add_metric([region.service], waiting)
-    return [status, usable, share, limit, check, *counters.values(), queued]
+                samples[CHECK].append((at, word["check_ns"] * 1e-9))
+            for row, family in COUNTERS.items():
+                samples[family].append((at, word[row]))
+    for family, found in samples.items():
+        out.add(family, found)

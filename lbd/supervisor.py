@@ -1,256 +1,384 @@
-"""The parent process: owns listening sockets and regions, keeps the workers alive.
+"""The parent process: owns listening sockets and regions, and has one configuration in force.
 
-Lives here: start, restart, stop. Never here: a flow. It touches no byte of traffic, so that it has
-no reason to fail, and a worker that does takes only its own flows with it.
+Lives here: start, reload, stop. Never here: a flow; keeping workers alive (`lbd.fleet`). It touches
+no byte of traffic, so that it has no reason to fail.
+
+What changes of a configuration that is reloaded is taken over in place. Only where listeners,
+workers or regions change, new workers start on the same sockets, and the old ones are drained once
+the new ones serve.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
-import socket
-import sys
-from pathlib import Path
+from collections.abc import Callable, Coroutine
+from functools import partial
 from time import monotonic_ns
 from typing import Final
 
-from config.address import Address
+from config.changes import Change, changes, needs_new_workers
+from config.load import ConfigError, load
 from config.schema import Config
-from lbd.edge.egress import egress
-from lbd.edge.fronts import create_tables, fronts
-from lbd.health.monitor import Monitor
+from lbd import upgrade
+from lbd.activation import Activation, ActivationError
+from lbd.backends import Backends
+from lbd.edge.egress import SourceError, prove
+from lbd.fleet import Fleet
+from lbd.http import HttpServer, metrics_application
+from lbd.listening import Listening
 from lbd.metrics import Metrics
-from lbd.sockets import ListenError, listen, resolve
-from lbd.worker import Assignment
-from shm.layout import SCALAR, Layout
+from lbd.sockets import ListenError, resolve
+from sd.notify import Notifier
+from sd.sockets import take
+from shm.errors import RegionError
+from shm.layout import ROW, Layout
+from shm.reader import Reader
 from shm.region import Region
-from shm.worker import retire, scalars_view
-
-# numpy's linear algebra would start threads that a worker never uses.
-_ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 log = logging.getLogger(__name__)
 
+MANAGER: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+"""What a service manager tells this process, and an upgrade hands on."""
 BEAT_S: Final = 0.1
-HUNG_S: Final = 10.0
-"""A worker whose loop stood still for so long is aborted; faulthandler then tells where it was."""
-STOP_S: Final = 5.0
-RESTART_MIN_S: Final = 0.05
-RESTART_MAX_S: Final = 5.0
-STEADY_S: Final = 10.0
-"""A worker that lived so long has not failed at its start: no back-off for its successor."""
-BIND_PATIENCE_S: Final = 2.0
-"""A killed supervisor's workers close their listeners within milliseconds: wait for it."""
+READY_S: Final = 20.0
+"""New workers that do not serve by then are given up, and the old ones stay."""
+CHECK_S: Final = 20.0
+AGAIN_S: Final = 1.0
+"""Until a worker that has not confirmed a configuration is told again."""
+
+
+class ReloadError(Exception):
+    """A configuration cannot be taken into force; nothing has changed."""
+
+
+def _resolve_all(before: Config, after: Config) -> None:
+    """The workers resolve names themselves; here it fails before anything changes.
+
+    Names that were there before are not looked up again. Raises ReloadError.
+    """
+    known = {backend.address for service in before.services for backend in service.backends}
+    for service in after.services:
+        try:
+            prove(service.source)
+        except SourceError as error:
+            raise ReloadError(f"service {service.name}: {error}") from None
+        for backend in service.backends:
+            if backend.address not in known:
+                try:
+                    resolve(backend.address)
+                except OSError as error:
+                    raise ReloadError(f"service {service.name}: {error}") from None
 
 
 class Supervisor:
     """One daemon. `run` returns when it was told to stop and everything is cleaned up.
 
-    Raises ListenError, RegionError before any worker is started; nothing is left behind then.
+    Raises ListenError, ActivationError, RegionError before any worker is started; nothing is left
+    behind then.
     """
 
-    def __init__(self, config: Config) -> None:
-        self._config = config
-        self._sockets: list[list[socket.socket]] = []
-        self._tables: dict[str, int] = {}
-        self._regions: list[Region] = []
-        self._monitors: list[Monitor] = []
-        self._workers: dict[int, asyncio.subprocess.Process] = {}
+    def __init__(self, config: Config, path: str) -> None:
+        self.path = path
+        self.config = config
+        self.file_config = config
+        self._inherited = upgrade.inherited(os.environ)
+        self._told = {name: os.environ[name] for name in MANAGER if name in os.environ}
+        self._manager = Notifier.of(os.environ)
+        self._listening = Listening(Activation(take(os.environ)), self._inherited.listening)
+        self._fleet: Fleet | None = None
+        self._leaving: list[Fleet] = []
+        self._backends: list[Backends] = []
+        self._changing = asyncio.Lock()
         self._stopping = asyncio.Event()
-        self._metrics: Metrics | None = None
-        self._aborted: set[int] = set()
-        self.restarts_total = 0
+        self._metrics = Metrics(monotonic_ns())
+        self._http: HttpServer | None = None
+        self._restarts_before = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def fleet(self) -> Fleet:
+        assert self._fleet is not None
+        return self._fleet
+
+    def _fleets(self) -> list[Fleet]:
+        """Those that are drained too."""
+        return [*self._leaving, *([self._fleet] if self._fleet is not None else [])]
+
+    @property
+    def regions(self) -> list[Region]:
+        """Of all services, in their order."""
+        return self.fleet.regions
+
+    @property
+    def restarts_total(self) -> int:
+        return self._restarts_before + self.fleet.restarts_total
+
+    @property
+    def changes(self) -> list[Change]:
+        """What was changed at run time, against the file as it was last read."""
+        return changes(self.file_config, self.config)
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             loop.add_signal_handler(number, self._stop, number)
+        loop.add_signal_handler(signal.SIGHUP, self._in_background, self._reload_logged)
+        loop.add_signal_handler(signal.SIGUSR2, self._in_background, self._upgrade)
+        upgrade.unblock_signals()
         try:
             await self._prepare()
-            keepers = [asyncio.create_task(self._keep(i)) for i in range(self._config.workers)]
             beat = asyncio.create_task(self._beat())
             await self._stopping.wait()
-            await asyncio.gather(*keepers)
+            await asyncio.gather(*(fleet.gone() for fleet in self._fleets()))
+            await self._inherited.gone()
             beat.cancel()
         finally:
-            self._clean()
+            await self._clean()
 
     async def _prepare(self) -> None:
-        config = self._config
+        config = self.config
         for service in config.services:
             for backend in service.backends:
                 # The workers resolve it themselves; here it fails before anything is bound.
                 resolve(backend.address)
-            if source := egress(service.source):
-                source.prove()
-        for front in fronts(config.services):
-            self._sockets.append(await _listen(config.services[front[0]].listen, config.workers))
-        self._tables = create_tables(config)
+            prove(service.source)
+        await self._listening.prepare(config)
+        made: list[Backends] = []
+        try:
+            self._make_regions(config, made)
+            if config.metrics is not None:
+                self._http = HttpServer(metrics_application(self.scrape))
+                await self._http.listen(config.metrics)
+        except BaseException:
+            for backends in made:
+                backends.close()
+                backends.region.remove()
+            raise
+        if not self._stopping.is_set():
+            self._take_over(config, made)
+
+    def _make_regions(self, config: Config, made: list[Backends]) -> None:
+        """One a service, appended to `made` as they come to be. Raises RegionError."""
         for service in config.services:
             samples = -(-service.reservoir.size // config.workers)
-            region = Region.create(service.name, Layout(config.workers, service.slots, samples))
-            self._regions.append(region)
-            for backend in service.backends:
-                region.add_backend(backend.name, str(backend.address), backend.weight)
-            self._monitors.append(Monitor(service, region))
-        if config.metrics is not None:
+            layout = Layout(config.workers, service.slots, samples)
+            region = Region.create(service.name, layout)
             try:
-                self._metrics = Metrics(config.metrics, self._regions, lambda: self.restarts_total)
-            except OSError as error:
-                raise ListenError(config.metrics, error) from None
+                made.append(Backends(region, service))
+            except BaseException:
+                region.remove()
+                raise
 
-    def monitor(self, service: str) -> Monitor:
-        """The hand on the states of a service's backends. Raises KeyError for a name unknown."""
-        for config, monitor in zip(self._config.services, self._monitors, strict=True):
-            if config.name == service:
-                return monitor
-        raise KeyError(service)
+    def _take_over(self, config: Config, made: list[Backends]) -> None:
+        shares = [self._listening.shares(s.listen, config.workers) for s in config.services]
+        self._fleet = Fleet(config, shares, [backends.region for backends in made])
+        self._backends = made
+        self._fleet.start()
 
-    def _clean(self) -> None:
-        if self._metrics is not None:
-            self._metrics.close()
-        for monitor in self._monitors:
-            monitor.close()
-        for region in self._regions:
-            region.remove()
-        for fd in self._tables.values():
-            os.close(fd)
-        self._close_listeners()
+    async def _clean(self) -> None:
+        if self._http is not None:
+            await self._http.close()
+        for backends in self._backends:
+            backends.close()
+            backends.region.remove()
+        self._listening.release(None)
 
-    def _close_listeners(self) -> None:
-        """Refuse new connections: what would still queue here nobody would ever accept."""
-        for front, sockets in zip(fronts(self._config.services), self._sockets, strict=False):
-            for sock in sockets:
-                sock.close()
-            listen = self._config.services[front[0]].listen
-            if listen.kind == "unix":
-                Path(listen.path).unlink(missing_ok=True)
-        self._sockets.clear()
+    def scrape(self) -> bytes:
+        return self._metrics.text(self.config, self.regions, self.restarts_total, monotonic_ns())
 
-    # -- workers
+    # -- what is in force
 
-    async def _keep(self, index: int) -> None:
-        """Start worker `index`, and a successor whenever it dies, until told to stop."""
-        delay_s = RESTART_MIN_S
-        while not self._stopping.is_set():
-            started_ns = monotonic_ns()
-            try:
-                process = await self._start(index)
-            except OSError as error:
-                log.error("worker %d cannot be started: %s", index, error)
-                delay_s = await self._pause(min(delay_s * 2, RESTART_MAX_S))
-                continue
-            self._workers[index] = process
-            status = await process.wait()
-            del self._workers[index]
-            self._aborted.discard(process.pid)
-            for region in self._regions:
-                retire(region, index)
+    async def reload(self) -> list[Change]:
+        """Take the file into force, run-time changes undone; returns what changed.
+
+        Raises ConfigError, ReloadError, and changes nothing then.
+        """
+        config = await asyncio.to_thread(load, self.path)
+        done = await self.apply(config)
+        self.file_config = config
+        return done
+
+    async def apply(self, config: Config) -> list[Change]:
+        """Take `config` into force; returns what changed. Raises ReloadError and changes nothing
+        then."""
+        async with self._changing:
             if self._stopping.is_set():
-                return
-            self.restarts_total += 1
-            steady = monotonic_ns() - started_ns > STEADY_S * 1e9
-            delay_s = RESTART_MIN_S if steady else min(delay_s * 2, RESTART_MAX_S)
-            log.error("worker %d (pid %d) %s; restarting", index, process.pid, _ending(status))
-            await self._pause(delay_s)
+                raise ReloadError("the balancer is stopping")
+            before = self.config
+            await asyncio.to_thread(_resolve_all, before, config)
+            try:
+                http = await self._other_http(config)
+                try:
+                    if needs_new_workers(before, config):
+                        await self._replace_workers(config)
+                    else:
+                        await self._apply_in_place(config)
+                except BaseException:
+                    if http is not None:
+                        await http.close()
+                    raise
+            except (ListenError, ActivationError, RegionError, OSError) as error:
+                raise ReloadError(str(error)) from None
+            if before.metrics != config.metrics:
+                if self._http is not None:
+                    await self._http.close()
+                self._http = http
+            self.config = config
+            return changes(before, config)
 
-    async def _pause(self, delay_s: float) -> float:
-        """Wait so long, or until told to stop; returns the delay, to be the base of the next."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), delay_s)
-        return delay_s
+    async def _other_http(self, config: Config) -> HttpServer | None:
+        """Already listening, where the address is another one. Raises ListenError."""
+        if config.metrics is None or config.metrics == self.config.metrics:
+            return None
+        server = HttpServer(metrics_application(self.scrape))
+        await server.listen(config.metrics)
+        return server
 
-    async def _start(self, index: int) -> asyncio.subprocess.Process:
-        fds = [sockets[index].fileno() for sockets in self._sockets]
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "lbd.worker",
-            stdin=asyncio.subprocess.PIPE,
-            env={**os.environ, **_ONE_THREAD},
-            pass_fds=sorted({*fds, *self._tables.values()}),
-        )
-        assert process.stdin is not None
-        assignment = Assignment(index, self._config.model_dump(mode="json"), fds, self._tables)
-        process.stdin.write(assignment.dump())
-        if self._stopping.is_set():
-            _signal(process, signal.SIGTERM)
-        return process
+    async def _apply_in_place(self, config: Config) -> None:
+        for backends, service in zip(self._backends, config.services, strict=True):
+            backends.check(service)
+        now_ns = monotonic_ns()
+        for backends, service in zip(self._backends, config.services, strict=True):
+            backends.apply(service, now_ns)
+        await self._confirmed(config)
+
+    async def _confirmed(self, config: Config) -> None:
+        """Have all workers take it over: at once, or when those that are busy come to it."""
+        if await self.fleet.configure(config):
+            for backends in self._backends:
+                backends.confirmed()
+            return
+        log.warning("a worker has not confirmed the new configuration yet")
+
+        async def again() -> None:
+            await asyncio.sleep(AGAIN_S)
+            async with self._changing:
+                if self.config is config and not self._stopping.is_set():
+                    await self._confirmed(config)
+
+        self._in_background(again)
+
+    async def _replace_workers(self, config: Config) -> None:
+        """New workers on the sockets there are and those that are missing; then drain the old.
+
+        Raises what `Listening.prepare` and `Region.create` raise, and ReloadError where the new
+        workers do not come to serve; the old ones then go on as before.
+        """
+        old, old_backends = self.fleet, self._backends
+        await self._listening.prepare(config)
+        old.hold()
+        for region in old.regions:
+            region.set_aside()
+        made: list[Backends] = []
+        try:
+            self._make_regions(config, made)
+            self._take_over(config, made)
+            await self._serving(self.fleet)
+        except BaseException:
+            if self._fleet is not old:
+                self.fleet.end(graceful=False)
+                await self.fleet.gone()
+                self._fleet, self._backends = old, old_backends
+            for backends in made:
+                backends.close()
+                backends.region.remove()
+            for region in old.regions:
+                region.put_back()
+            self._listening.release(self.config)
+            old.resume()
+            raise
+        self._restarts_before += old.restarts_total
+        self._listening.release(config)
+        for region in old.regions:
+            region.forget_aside()
+        for backends in old_backends:
+            backends.close()
+        old.end(graceful=True)
+        self._leaving.append(old)
+        self._in_background(partial(self._let_go, old))
+
+    async def _serving(self, fleet: Fleet) -> None:
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + READY_S
+        while not fleet.ready:
+            if loop.time() > deadline_s or self._stopping.is_set():
+                raise ReloadError(f"the new workers did not serve within {READY_S:g} s")
+            await asyncio.sleep(0.01)
+
+    async def _let_go(self, fleet: Fleet) -> None:
+        await fleet.gone()
+        for region in fleet.regions:
+            region.close()
+        self._leaving.remove(fleet)
+        log.info("the workers of the former configuration are gone")
+
+    async def _reload_logged(self) -> None:
+        self._manager.tell(RELOADING=1, MONOTONIC_USEC=monotonic_ns() // 1000)
+        try:
+            done = await self.reload()
+        except (ConfigError, ReloadError) as error:
+            for line in str(error).splitlines():
+                log.error("not reloaded: %s", line)
+        else:
+            log.info("reloaded %s: %d changes", self.path, len(done))
+            for change in done:
+                log.info("  %s", change)
+        self._manager.tell(READY=1)
+
+    async def _upgrade(self) -> None:
+        """Become the program that is installed now; returns only where that cannot be."""
+        async with self._changing:
+            problem = await upgrade.problem(self.path, CHECK_S)
+            if problem is None and not self._stopping.is_set():
+                log.info("upgrading: the new program takes over")
+                workers = [worker for fleet in self._fleets() for worker in fleet.workers.values()]
+                problem = upgrade.become_new(self._listening, workers, self._told)
+            log.error("not upgraded: %s", problem or "the balancer is stopping")
+
+    def _in_background(self, work: Callable[[], Coroutine[None, None, None]]) -> None:
+        task = asyncio.get_running_loop().create_task(work())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # -- watching
 
     async def _beat(self) -> None:
-        services = ", ".join(f"{s.name} on {s.listen}" for s in self._config.services)
+        services = ", ".join(f"{s.name} on {s.listen}" for s in self.config.services)
         ready = False
         while True:
             now_ns = monotonic_ns()
-            if not ready and all(map(self._last_beat_ns, range(self._config.workers))):
+            if not ready and self.fleet.ready:
                 ready = True
                 log.info("ready: %s", services)
-            for region in self._regions:
-                region.beat(now_ns)
-            for monitor in self._monitors:
-                monitor.tick(now_ns)
-            for index, process in list(self._workers.items()):
-                last_ns = self._last_beat_ns(index)
-                silent_s = (now_ns - last_ns) * 1e-9 if last_ns else 0.0
-                if silent_s > HUNG_S and process.pid not in self._aborted:
-                    log.error("worker %d (pid %d) hangs: aborting it", index, process.pid)
-                    self._aborted.add(process.pid)
-                    _signal(process, signal.SIGABRT)
-                elif silent_s > HUNG_S + STOP_S:
-                    # A stopped process gets no other signal.
-                    _signal(process, signal.SIGKILL)
+                self._manager.tell(READY=1)
+                self._inherited.end(graceful=True)
+            self._manager.beat(now_ns, self._status)
+            self.fleet.look_after(now_ns)
+            for backends in self._backends:
+                backends.monitor.tick(now_ns)
+                backends.let_go()
             await asyncio.sleep(BEAT_S)
 
-    def _last_beat_ns(self, index: int) -> int:
-        """0 until the worker serves all services."""
-        return min(
-            int(scalars_view(region, index)[SCALAR["heartbeat_ns"]]) for region in self._regions
-        )
+    def _status(self) -> str:
+        """One line for the service manager."""
+        flows = sum(int(Reader(region).counters()[ROW["flows"]].sum()) for region in self.regions)
+        working = len(self.fleet.workers)
+        return f"{working} of {self.config.workers} workers, {flows} flows in progress"
 
     # -- the end
 
     def _stop(self, number: signal.Signals) -> None:
         """TERM and INT end flows at once, QUIT lets them finish; a second signal ends them too."""
         graceful = number == signal.SIGQUIT and not self._stopping.is_set()
+        self._manager.tell(STOPPING=1)
         log.info("%s: stopping%s", number.name, ", flows may finish" if graceful else "")
         self._stopping.set()
-        self._close_listeners()
-        for process in self._workers.values():
-            _signal(process, signal.SIGQUIT if graceful else signal.SIGTERM)
-        if not graceful:
-            asyncio.get_running_loop().call_later(STOP_S, self._kill)
-
-    def _kill(self) -> None:
-        for process in self._workers.values():
-            log.error("worker pid %d did not stop: killing it", process.pid)
-            _signal(process, signal.SIGKILL)
-
-
-def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        # It may have ended by itself a moment ago; its keeper sees that.
-        process.send_signal(number)
-
-
-async def _listen(address: Address, count: int) -> list[socket.socket]:
-    loop = asyncio.get_running_loop()
-    patience_s = loop.time() + BIND_PATIENCE_S
-    while True:
-        try:
-            return listen(address, count)
-        except ListenError as error:
-            if not error.busy or loop.time() > patience_s:
-                raise
-        await asyncio.sleep(0.05)
-
-
-def _ending(status: int) -> str:
-    if status >= 0:
-        return f"exited with status {status}"
-    try:
-        return f"was ended by {signal.Signals(-status).name}"
-    except ValueError:
-        return f"was ended by signal {-status}"
+        if self._fleet is not None:
+            # Refuse new connections: what would still queue here nobody would ever accept.
+            self._listening.release(None)
+        for fleet in self._fleets():
+            fleet.end(graceful)
+        self._inherited.end(graceful)

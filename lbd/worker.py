@@ -1,8 +1,9 @@
 """A worker process: one loop, its share of every service, until its stdin ends or a signal comes.
 
 Lives here: the wiring, the timers, the end. Never here: what a flow or a policy does.
-Upstream: the supervisor, which hands over the assignment as one line of JSON on stdin, the
-listening sockets as inherited descriptors, and by keeping stdin open the news that it is alive.
+Upstream: the supervisor, which hands over the assignment as the first message on stdin (see
+`lbd.channel`), then orders, the listening sockets as inherited descriptors, and by keeping stdin
+open the news that it is alive.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import asyncio
 import contextlib
 import faulthandler
 import gc
-import json
 import logging
 import os
 import resource
@@ -25,12 +25,14 @@ from typing import Any, Final
 import uvloop
 
 from config.schema import Config
-from lbd.edge.bound import bound, flows_possible, shares
+from lbd.channel import Channel, Message, receive
+from lbd.edge.bound import Room
 from lbd.edge.fronts import GateMaker, fronts
-from lbd.edge.gate import Gate
-from lbd.listener import Listener
+from lbd.front import Front
+from lbd.orders import Orders
 from lbd.poller import Poller
 from lbd.service import Service
+from shm.errors import RegionError
 from shm.region import Region
 
 log = logging.getLogger(__name__)
@@ -41,20 +43,18 @@ REFRESH_S: Final = 0.01
 
 @dataclass(frozen=True)
 class Assignment:
-    """What the supervisor tells a worker: its number, the configuration, a descriptor a listen
-    address, and one a table that the workers share."""
+    """What the supervisor tells a worker: its number and the configuration; for each service the
+    descriptors to accept from and the generation of its region; a descriptor for each table that
+    the workers share."""
 
     index: int
     config: dict[str, Any]
-    listen_fds: list[int]
+    listen_fds: list[list[int]]
+    generations: list[int]
     table_fds: dict[str, int]
 
-    def dump(self) -> bytes:
-        return json.dumps(asdict(self)).encode() + b"\n"
-
-    @classmethod
-    def load(cls, line: bytes) -> Assignment:
-        return cls(**json.loads(line))
+    def message(self) -> Message:
+        return asdict(self)
 
 
 class Worker:
@@ -65,51 +65,46 @@ class Worker:
         self._config = Config.model_validate(assignment.config)
         self._poller = Poller(loop)
         self._services: list[Service] = []
-        self._listeners: list[Listener] = []
+        self._fronts: list[Front] = []
         self._draining = False
         self.failed = False
-        workers = self._config.workers
-        for config in self._config.services:
+        scraped = self._config.metrics is not None
+        for config, generation in zip(self._config.services, assignment.generations, strict=True):
             region = Region.attach(config.name)
-            self._services.append(Service(config, region, assignment.index, self._poller))
-        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        room = flows_possible(limit, len(os.listdir("/proc/self/fd"))) // len(self._services)
+            if region.generation != generation:
+                # The name has changed hands since: another worker writes to that block.
+                raise RegionError(f"service {config.name}: its region was replaced")
+            self._services.append(
+                Service(config, region, assignment.index, self._poller, histograms=scraped)
+            )
+        workers = self._config.workers
         gates = GateMaker(assignment.table_fds, workers, assignment.index, self._poller)
-        self._gates: list[Gate] = []
-        for front, fd in zip(fronts(self._config.services), assignment.listen_fds, strict=True):
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        room = Room.of(limit, len(os.listdir("/proc/self/fd")), len(self._services))
+        for front in fronts(self._config.services):
+            sockets = [socket.socket(fileno=fd) for fd in assignment.listen_fds[front[0]]]
+            for sock in sockets:
+                sock.setblocking(False)
             services = [self._services[index] for index in front]
-            configs = [service.config for service in services]
-            sock = socket.socket(fileno=fd)
-            sock.setblocking(False)
-            limits = bound(configs, workers, room * len(front), limit)
-            wanted = shares(configs, workers)
-            if limits.max_flows < sum(wanted):
-                log.warning(
-                    "service %s: descriptors for %d flows, not %d (see `ulimit -n`)",
-                    ", ".join(config.name for config in configs),
-                    limits.max_flows,
-                    sum(wanted),
-                )
-            gate = gates.make(services, wanted)
-            if gate is not None:
-                self._gates.append(gate)
-            self._listeners.append(Listener(services[0], sock, self._poller, limits, gate))
+            self._fronts.append(Front(services, sockets, gates, room, workers, self._poller))
 
-    def run(self) -> None:
+    def run(self, line: socket.socket) -> None:
+        """`line` is the supervisor's, without the assignment."""
         loop = self._loop
+        orders = Orders(self._services, self._configure)
+        channel = Channel(lambda order: channel.send(orders.answer(order)), self._supervisor_gone)
+        loop.run_until_complete(loop.create_connection(lambda: channel, sock=line))
         loop.set_exception_handler(self._on_error)
         loop.add_signal_handler(signal.SIGTERM, self._stop)
         loop.add_signal_handler(signal.SIGQUIT, self._drain)
         # A terminal's Ctrl-C reaches the whole group; the supervisor decides what it means.
         loop.add_signal_handler(signal.SIGINT, lambda: None)
-        loop.add_reader(sys.stdin.fileno(), self._supervisor_gone)
         self._refresh()
-        every_s = [service.check_every_s() for service in self._services]
-        self._check(min(every_s + [gate.check_every_s() for gate in self._gates]))
+        self._check()
         loop.run_forever()
         now_ns = monotonic_ns()
-        for gate in self._gates:
-            gate.shut()
+        for front in self._fronts:
+            front.shut()
         for service in self._services:
             service.shut()
             service.block.publish(now_ns)
@@ -121,21 +116,31 @@ class Worker:
         for service in self._services:
             service.refresh(now_ns)
 
-    def _check(self, every_s: float) -> None:
-        self._loop.call_later(every_s, self._check, every_s)
+    def _check(self) -> None:
+        every_s = [service.check_every_s() for service in self._services]
+        every_s += [front.check_every_s() for front in self._fronts]
+        self._loop.call_later(min(every_s), self._check)
         now_ns = monotonic_ns()
         for service in self._services:
             service.check(now_ns)
-        for gate in self._gates:
-            gate.check(now_ns)
+        for front in self._fronts:
+            front.check(now_ns)
         if self._draining:
             self._stop_if_done()
         else:
-            for listener in self._listeners:
-                listener.resume()
+            for front in self._fronts:
+                front.resume()
+
+    def _configure(self, config: Config) -> None:
+        """Go by another configuration that changes no listener, no worker and no region."""
+        self._config = config
+        for service, of_service in zip(self._services, config.services, strict=True):
+            service.configure(of_service)
+        for front in self._fronts:
+            front.limit(config.workers)
 
     def _stop_if_done(self) -> None:
-        on_the_way = any(gate.held for gate in self._gates)
+        on_the_way = not all(front.empty for front in self._fronts)
         if not on_the_way and not any(service.connections() for service in self._services):
             self._stop()
 
@@ -147,14 +152,13 @@ class Worker:
         if self._draining:
             return
         self._draining = True
-        for listener in self._listeners:
-            listener.close()
+        for front in self._fronts:
+            front.close()
         drain_s = max(service.config.timeouts.drain_s for service in self._services)
         self._loop.call_later(drain_s, self._stop)
         self._loop.call_soon(self._stop_if_done)
 
     def _supervisor_gone(self) -> None:
-        self._loop.remove_reader(sys.stdin.fileno())
         log.warning("the supervisor is gone: finishing the flows that are open")
         self._drain()
 
@@ -176,12 +180,15 @@ def main() -> int:
     # The soft limit is for programs that use select(2).
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    line = sys.stdin.buffer.readline()
-    if not line:
+    line = socket.socket(fileno=os.dup(sys.stdin.fileno()))
+    line.setblocking(True)
+    message = receive(line)
+    if message is None:
         return 1
+    line.setblocking(False)
     loop = uvloop.new_event_loop()
-    worker = Worker(Assignment.load(line), loop)
-    worker.run()
+    worker = Worker(Assignment(**message), loop)
+    worker.run(line)
     with contextlib.suppress(RuntimeError):
         loop.close()
     return 1 if worker.failed else 0

@@ -6,6 +6,7 @@ to a region.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from typing import Any
@@ -43,6 +44,7 @@ def region(live: Region) -> dict[str, Any]:
             "alive": live.segment.locked(segment.AGENT_BYTE),
             "heartbeat_age_s": _age_s(now_ns, agent[lo.AGENT_SCALAR["heartbeat_ns"]]),
             **{name: agent[i] for name, i in lo.AGENT_SCALAR.items() if name != "heartbeat_ns"},
+            **{name: _real(live, layout.agent + i) for name, i in lo.AGENT_REAL.items()},
         },
         "geometry": {
             "workers": layout.workers,
@@ -146,6 +148,11 @@ def _worker(live: Region, index: int, now_ns: int) -> dict[str, Any]:
     values = {name: int(words[at]) for name, at in lo.SCALAR.items()}
     beat_ns = values.pop("heartbeat_ns")
     return {"worker": index, "heartbeat_age_s": _age_s(now_ns, beat_ns), **values}
+
+
+def _real(live: Region, word: int) -> float | None:
+    value = live.doubles[word]
+    return None if math.isnan(value) else value
 
 
 def _age_s(now_ns: int, then_ns: int) -> float | None:

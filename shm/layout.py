@@ -8,9 +8,11 @@ array that a kernel owns. Times are u64 nanoseconds of CLOCK_MONOTONIC. One writ
     header          supervisor   identity of the region, geometry, heartbeat, active bitmap
     slot table      supervisor   one row a backend: identity, configured weight, name, address
     states          supervisor   one word a slot and row: which backends may be used, and how much
-    retired         supervisor   what dead workers had counted, kept so that totals never go back
+    retired         supervisor   what dead workers had counted, kept so that totals never go back,
+                                 then their histograms
     agent           agent        its heartbeat, and `depth` weight frames
-    worker 0..W-1   that worker  scalars, the counter cache, `depth` counter frames, reservoirs
+    worker 0..W-1   that worker  scalars, the counter cache, `depth` counter frames, reservoirs,
+                                 histograms
 
 A worker's block belongs to the supervisor from the worker's death until its successor starts.
 A counter row is one word a slot, contiguous, so that dispatch reads all backends as one vector.
@@ -121,7 +123,7 @@ BACKEND_FAILURES: Final = (
     "backend_timeout_total",
 )
 
-# What the edges of a service count (`lbd.edge.counters`).
+# What the edges of a service count.
 EDGE_SCALARS: Final = (
     "proxy_untrusted_total",
     "proxy_malformed_total",
@@ -173,6 +175,11 @@ SCALAR_WORDS: Final = 64
 KINDS: Final = ("duration", "fct")
 SAMPLE_WORDS: Final = 2  # t_ns, value_ns; t_ns is 0 in an empty slot
 
+# Histograms of a backend, in this order; `shm.histogram` has the bounds.
+HISTOGRAMS: Final = ("connect", "duration", "fct")
+HISTOGRAM: Final = {name: index for index, name in enumerate(HISTOGRAMS)}
+HISTOGRAM_BUCKETS: Final = 90
+
 FRAME_HEAD_WORDS: Final = 2  # sequence (0 while being written), written_ns
 
 # Agent scalars.
@@ -185,9 +192,15 @@ AGENT_SCALARS: Final = (
     "step_ns",
     "learner_updates_total",
     "transitions_dropped_total",
+    "step_ns_total",
+    "parameters_loaded_total",
+    "parameters_refused_total",
 )
 AGENT_SCALAR: Final = {name: index for index, name in enumerate(AGENT_SCALARS)}
-AGENT_SCALAR_WORDS: Final = 16
+# After them, f64: NaN where the last step had none.
+AGENT_REALS: Final = ("reward", "entropy_nats")
+AGENT_REAL: Final = {name: len(AGENT_SCALARS) + at for at, name in enumerate(AGENT_REALS)}
+AGENT_SCALAR_WORDS: Final = 24
 
 # Weight frame head; then one row of identities and one row of f64 weights.
 W_SEQUENCE: Final = 0
@@ -243,8 +256,16 @@ class Layout:
         return self.states + len(STATES) * self.slots
 
     @property
-    def agent(self) -> int:
+    def histogram_words(self) -> int:
+        return self.slots * len(HISTOGRAMS) * HISTOGRAM_BUCKETS
+
+    @property
+    def retired_histograms(self) -> int:
         return self.retired + SCALAR_WORDS + self.cache_words
+
+    @property
+    def agent(self) -> int:
+        return self.retired_histograms + self.histogram_words
 
     @property
     def weight_frame_words(self) -> int:
@@ -258,10 +279,15 @@ class Layout:
         return self.weight_frame(self.depth)
 
     @property
+    def reservoir_words(self) -> int:
+        return (len(KINDS) * self.slots + 1) * self.reservoir * SAMPLE_WORDS
+
+    @property
     def worker_words(self) -> int:
         frames = self.depth * self.frame_words
-        reservoirs = (len(KINDS) * self.slots + 1) * self.reservoir * SAMPLE_WORDS
-        return SCALAR_WORDS + self.cache_words + frames + reservoirs
+        return (
+            SCALAR_WORDS + self.cache_words + frames + self.reservoir_words + self.histogram_words
+        )
 
     def worker(self, index: int) -> int:
         return self.workers_start + index * self.worker_words
@@ -275,6 +301,10 @@ class Layout:
     def reservoirs(self, worker: int) -> int:
         """First sample of (kind, slot); kinds outermost. The service's own reservoir is last."""
         return self.frame(worker, self.depth)
+
+    def histograms(self, worker: int) -> int:
+        """First bucket of (slot, kind); slots outermost."""
+        return self.reservoirs(worker) + self.reservoir_words
 
     @property
     def total_bytes(self) -> int:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from shm import layout as lo
 from shm.frames import FrameRing
+from shm.histogram import histograms_view
 from shm.region import Region
 from shm.reservoir import read_samples
 from shm.snapshot import Samples, Snapshot
@@ -47,6 +48,9 @@ class Reader:
         self._retired = region.u64[start : start + layout.cache_words].reshape(self._shape)
         self._reservoirs = [self._reservoir_view(w) for w in range(layout.workers)]
         self._adopted = [cache_view(region, w)[0] for w in range(layout.workers)]
+        self._histograms = [histograms_view(region, w) for w in range(layout.workers)]
+        self._retired_histograms = histograms_view(region, None)
+        self._buckets = np.zeros_like(self._retired_histograms)
         self._counters = np.zeros(self._shape, dtype=np.uint64)
         self._scalars = dict.fromkeys(_SCALAR_TOTALS, 0)
 
@@ -134,6 +138,30 @@ class Reader:
             Samples(t_ns[n : 2 * n], value_ns[n : 2 * n]),
             Samples(t_ns[2 * n :], value_ns[2 * n :]),
         )
+
+    def histograms(self) -> NDArray[np.uint64]:
+        """(slots, kinds, buckets) summed over workers, of the slots' present users.
+
+        Live, so that they may be a few milliseconds ahead of `counters`; like those they never go
+        back.
+        """
+        found = self._settled(self._sum_histograms)
+        if found is not None:
+            self._buckets = found
+        return self._buckets.copy()
+
+    def _sum_histograms(self) -> NDArray[np.uint64]:
+        identities = self.region.identities().copy()
+        foreign = self._retired[0] != identities
+        total = self._retired_histograms.copy()
+        total[foreign] = 0
+        for adopted, live in zip(self._adopted, self._histograms, strict=True):
+            # Looked at on both sides of the copy: see `WorkerBlock.adopt`.
+            foreign = adopted != identities
+            part = live.copy()
+            part[foreign | (adopted != identities)] = 0
+            total += part
+        return total
 
     def scalars(self) -> dict[str, int]:
         """Workers' scalar totals, dead workers' included; like `counters` they never go back."""

@@ -128,6 +128,22 @@ class Region:
             segment.unlink(self.service)
         self.close()
 
+    def set_aside(self) -> None:
+        """Free the name for a successor, keeping what `put_back` needs. Raises RegionError."""
+        segment.rename(self.service, self._aside)
+
+    def put_back(self) -> None:
+        """Undo `set_aside`; the name must be free again."""
+        segment.rename(self._aside, self.service)
+
+    def forget_aside(self) -> None:
+        """After `set_aside`: there is a successor, nobody is to find this region any more."""
+        segment.unlink(self._aside)
+
+    @property
+    def _aside(self) -> str:
+        return f"{self.service}.{self.generation:x}"
+
     def replaced(self) -> bool:
         """Whether the name now stands for another region, or for none: attach again."""
         return self.segment.replaced()

@@ -160,6 +160,14 @@ def unlink(service: str) -> None:
         raise RegionError(f"cannot remove shm {file_name(service)}: {error}") from None
 
 
+def rename(service: str, other: str) -> None:
+    """Give a segment another name; whoever is attached stays. Raises RegionError."""
+    try:
+        os.rename(DIRECTORY / file_name(service)[1:], DIRECTORY / file_name(other)[1:])
+    except OSError as error:
+        raise RegionError(f"cannot rename shm {file_name(service)}: {error}") from None
+
+
 def role_held(service: str, byte: int) -> bool:
     """Whether a live process holds that role, whatever is in the segment."""
     fd = _open(service)

@@ -25,7 +25,8 @@ from shm.region import Region
 
 
 class Flag(enum.IntFlag):
-    """Each flag has one owner: operator, active checks, passive detection, the server itself."""
+    """Each flag has one owner: operator, active checks, passive detection, the server itself, the
+    configuration (`LEAVING`: it names the backend no more, whose last flows are awaited)."""
 
     DRAIN = 1
     MAINT = 2
@@ -36,12 +37,21 @@ class Flag(enum.IntFlag):
     FEEDBACK_MAINT = 64
     FEEDBACK_ZERO = 128
     SLOW_START = 256
+    LEAVING = 512
 
 
 UNHEALTHY = Flag.CHECK_DOWN | Flag.EJECTED | Flag.FEEDBACK_DOWN
-WITHDRAWN = Flag.DRAIN | Flag.MAINT | Flag.FEEDBACK_DRAIN | Flag.FEEDBACK_MAINT | Flag.FEEDBACK_ZERO
+WITHDRAWN = (
+    Flag.DRAIN
+    | Flag.MAINT
+    | Flag.FEEDBACK_DRAIN
+    | Flag.FEEDBACK_MAINT
+    | Flag.FEEDBACK_ZERO
+    | Flag.LEAVING
+)
 
 _LABELS = (
+    (Flag.LEAVING, "leaving"),
     (Flag.MAINT | Flag.FEEDBACK_MAINT, "maint"),
     (Flag.DRAIN | Flag.FEEDBACK_DRAIN | Flag.FEEDBACK_ZERO, "drain"),
     (Flag.CHECK_DOWN | Flag.FEEDBACK_DOWN, "down"),

@@ -10,6 +10,7 @@ when it holds. Weights that are torn, stale, foreign, NaN, infinite or not posit
 from __future__ import annotations
 
 import enum
+import math
 import os
 import time
 from dataclasses import dataclass
@@ -62,14 +63,21 @@ class AgentBlock:
         region.segment.lock(segment.AGENT_BYTE)
         self.region = region
         self.scalars = region.words[layout.agent : layout.agent + len(lo.AGENT_SCALARS)]
+        self._reals = region.doubles[layout.agent : layout.agent + lo.AGENT_SCALAR_WORDS]
         self._ring = _ring(region)
         self._body = np.zeros(layout.weight_frame_words - 1, dtype=np.uint64)
         self._doubles = self._body.view("<f8")
+        for name in lo.AGENT_REALS:
+            self.set_real(name, None)
         self.scalars[lo.AGENT_SCALAR["pid"]] = os.getpid()
         self.scalars[lo.AGENT_SCALAR["incarnation_ns"]] = time.monotonic_ns()
 
     def set(self, scalar: str, value: int) -> None:
         self.scalars[lo.AGENT_SCALAR[scalar]] = value
+
+    def set_real(self, name: str, value: float | None) -> None:
+        """One of `layout.AGENT_REALS`; None where the step had none."""
+        self._reals[lo.AGENT_REAL[name]] = math.nan if value is None else value
 
     def beat(self, now_ns: int) -> None:
         self.set("heartbeat_ns", now_ns)

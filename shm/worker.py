@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from shm import layout as lo
 from shm.frames import FrameRing
+from shm.histogram import histograms_view
 from shm.region import Region
 from shm.reservoir import ReservoirWriter
 
@@ -76,6 +77,7 @@ class WorkerBlock:
         base += layout.slots * stride
         self._fct_base = [base + slot * stride for slot in range(layout.slots)]
         self._interarrival_base = base + layout.slots * stride
+        self._histograms = histograms_view(region, index)
         self._arrival_words = [
             layout.worker(w) + lo.SCALAR["last_arrival_ns"] for w in range(layout.workers)
         ]
@@ -93,6 +95,7 @@ class WorkerBlock:
         stride = self.region.layout.reservoir * lo.SAMPLE_WORDS
         for base in (self._duration_base[slot], self._fct_base[slot]):
             self.region.u64[base : base + stride : lo.SAMPLE_WORDS] = 0
+        self._histograms[slot] = 0
         self.rows["identity"][slot] = identity
 
     def sample_duration(self, slot: int, now_ns: int, value_ns: int) -> None:
@@ -127,15 +130,19 @@ def retire(region: Region, worker: int) -> None:
     cache = cache_view(region, worker)
     kept = region.u64[layout.retired + lo.SCALAR_WORDS :][: layout.cache_words]
     kept = kept.reshape(len(lo.ROWS), layout.slots)
+    kept_histograms = histograms_view(region, None)
     kept_scalars = region.u64[layout.retired : layout.retired + len(lo.SCALARS)]
     words[lo.H_EPOCH] += 1
     identities = region.identities()
     same = cache[lo.ROW["identity"]] == identities
     # A slot that is a new identity starts from zero in the retired counts too.
-    kept[:, kept[lo.ROW["identity"]] != identities] = 0
+    gone = kept[lo.ROW["identity"]] != identities
+    kept[:, gone] = 0
+    kept_histograms[gone] = 0
     kept[lo.ROW["identity"]] = identities
     totals = slice(len(lo.GAUGES), len(lo.ROWS))
     kept[totals, same] += cache[totals, same]
+    kept_histograms[same] += histograms_view(region, worker)[same]
     open_flows = cache[lo.ROW["flows"]].view("<f8").astype(np.uint64)
     kept[lo.ROW["lost_total"], same] += open_flows[same]
     for name in lo.SCALARS:
@@ -153,9 +160,10 @@ def _empty(region: Region, worker: int) -> None:
     """
     layout = region.layout
     cache_view(region, worker)[:] = 0
+    histograms_view(region, worker)[:] = 0
     scalars_view(region, worker)[:] = 0
     ring = FrameRing(region.u64, layout.frame(worker, 0), layout.frame_words, layout.depth)
     if ring.newest():
         ring.write(np.zeros(layout.frame_words - 1, dtype=np.uint64))
-    first, last = layout.reservoirs(worker), layout.worker(worker + 1)
+    first, last = layout.reservoirs(worker), layout.histograms(worker)
     region.u64[first : last : lo.SAMPLE_WORDS] = 0

@@ -10,7 +10,9 @@ for one that appears and forgotten for one that goes.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,18 +27,23 @@ Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
 
+_UNIT_ENTROPY_NATS: Final = 0.5 * math.log(2 * math.pi * math.e)  # of N(0, 1)
+
+
 @dataclass(frozen=True)
 class Action:
     """What the policy chose, rows in the observation's order.
 
     u (N,) in (-1, 1), log_g (N,) centred, weights (N,), hidden (N, H) as it was before this step:
-    what a learner must start from to repeat it.
+    what a learner must start from to repeat it. entropy_nats: of the Gaussian before the squash,
+    mean over the backends; None where an action is held.
     """
 
     u: Float32
     log_g: Float64
     weights: Float64
     hidden: Float32
+    entropy_nats: float | None = None
 
 
 class Policy:
@@ -91,7 +98,7 @@ class Policy:
         self._identity, self._hidden = identity, after
         self._log_g = log_factor(u, self._settings)
         a = weights(self._log_g, observation.latency_s, self._settings)
-        return Action(u, self._log_g, a, hidden)
+        return Action(u, self._log_g, a, hidden, float(log_std.mean()) + _UNIT_ENTROPY_NATS)
 
     def hold(self, observation: Observation) -> Action:
         """Repeat the last action for the backends there are now; memory and noise stand still."""

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection
 from functools import lru_cache
 from random import getrandbits
-from typing import ClassVar, Final
+from typing import ClassVar, Final, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,13 @@ _multiply = np.multiply
 
 NONE: Final = -1
 """No backend may be chosen."""
+
+
+class Score(NamedTuple):
+    """One backend in a comparison that the least wins: as it was in the last, and now."""
+
+    last: float
+    now: float
 
 
 class Policy(ABC):
@@ -47,6 +54,11 @@ class Policy(ABC):
         load.usable = usable
         self.refresh()
         return slot
+
+    def scores(self) -> list[Score] | None:
+        """By slot, what choices compare; None where this policy compares no scores, and before its
+        first choice."""
+        return None
 
     # The three below do nothing here because most policies do not learn from what they chose.
 
@@ -83,7 +95,7 @@ class LeastScore(Policy):
     def __init__(self, load: Load) -> None:
         super().__init__(load)
         self.cost: Vector = np.full(load.slots, np.inf)
-        self._score: Vector = np.empty(load.slots)
+        self._score: Vector = np.zeros(load.slots)
         self._argmin = self._score.argmin
         self._ties = _tie_windows(load.slots)
         self._first = load.flows[0]
@@ -99,6 +111,12 @@ class LeastScore(Policy):
     @abstractmethod
     def costs(self) -> Vector:
         """(slots,) expected delay a flow in progress, in any unit; positive and finite."""
+
+    def scores(self) -> list[Score] | None:
+        if not self._score.any():
+            return None
+        now = (self._first + sum(self._rest) + 1.0) * self.cost
+        return [Score(*pair) for pair in zip(self._score.tolist(), now.tolist(), strict=True)]
 
     def choose(self, now_ns: int, key: int) -> int:
         if not self.load.usable:

@@ -5,6 +5,7 @@ Lives here: the arithmetic of flows and descriptors, pure. Never here: accepting
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,37 +20,48 @@ _FDS_A_FLOW: Final = 2
 class Bound:
     """Of one listen address in one worker.
 
-    max_flows: at once. fd_ceiling: a connection whose descriptor is not below is turned away; the
-    kernel gives the lowest that is free, so as many are in use. sheds: one more is reset instead of
-    left waiting, and `shed_counter` counts it.
+    max_flows: at once, of those `wanted`. fd_ceiling: a connection whose descriptor is not below is
+    turned away; the kernel gives the lowest that is free, so as many are in use. sheds: one more is
+    reset instead of left waiting, and `shed_counter` counts it.
     """
 
     max_flows: int
+    wanted: int
     fd_ceiling: int
     sheds: bool
     shed_counter: str
 
 
-def flows_possible(fd_limit: int, fds_open: int) -> int:
-    """How many flows, of two descriptors each, fit beside what is open already; at least one.
+@dataclass(frozen=True)
+class Room:
+    """flows: as many as a service may have for its part. fd_limit: of the process."""
 
-    Accepting a connection for which there is no second descriptor would mean to drop it.
-    """
-    return max(1, (fd_limit - fds_open - SPARE_FDS) // _FDS_A_FLOW)
+    flows: int
+    fd_limit: int
+
+    @classmethod
+    def of(cls, fd_limit: int, fds_open: int, services: int) -> Room:
+        """What fits beside `fds_open`, with two descriptors a flow; at least one flow a service.
+
+        Accepting a connection for which there is no second descriptor would mean to drop it.
+        """
+        possible = (fd_limit - fds_open - SPARE_FDS) // _FDS_A_FLOW
+        return cls(max(1, possible // services), fd_limit)
 
 
-def shares(services: list[Service], workers: int) -> list[int]:
+def shares(services: Sequence[Service], workers: int) -> list[int]:
     """One worker's share of each service's `max_connections`."""
     return [-(-service.max_connections // workers) for service in services]
 
 
-def bound(services: list[Service], workers: int, room: int, fd_limit: int) -> Bound:
-    """room: the flows that there are descriptors for."""
+def bound(services: Sequence[Service], workers: int, room: Room) -> Bound:
     wanted = sum(shares(services, workers))
-    short = room < wanted
+    possible = room.flows * len(services)
+    short = possible < wanted
     return Bound(
-        max_flows=min(wanted, room),
-        fd_ceiling=fd_limit - SPARE_FDS // 2,
+        max_flows=min(wanted, possible),
+        wanted=wanted,
+        fd_ceiling=room.fd_limit - SPARE_FDS // 2,
         sheds=services[0].limits.overload == "shed",
         shed_counter="shed_descriptors_total" if short else "shed_full_total",
     )

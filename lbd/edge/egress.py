@@ -27,7 +27,6 @@ class Egress:
     def __init__(self, source: Source) -> None:
         self._interface = source.interface.encode() if source.interface else b""
         self._address = source.address
-        self._family = _family(source.address)
 
     def __call__(self, sock: socket.socket) -> None:
         """Raises OSError EADDRNOTAVAIL: whatever is in the way is here, not at the backend."""
@@ -45,19 +44,23 @@ class Egress:
             sock.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
             sock.bind((self._address, 0))
 
-    def prove(self) -> None:
-        """Raises SourceError where no connection could be made."""
-        try:
-            with socket.socket(self._family, socket.SOCK_STREAM) as sock:
-                self._bind(sock)
-        except OSError as error:
-            at = " by ".join(filter(None, (self._address, self._interface.decode())))
-            raise SourceError(f"cannot connect from {at}: {error.strerror}") from None
-
 
 def egress(source: Source) -> Egress | None:
     """None where the kernel chooses all."""
     return Egress(source) if source.address or source.interface else None
+
+
+def prove(source: Source) -> None:
+    """Raises SourceError where no connection could be made from there."""
+    bind = egress(source)
+    if bind is None:
+        return
+    try:
+        with socket.socket(_family(source.address), socket.SOCK_STREAM) as sock:
+            bind(sock)
+    except OSError as error:
+        at = " by ".join(filter(None, (source.address, source.interface)))
+        raise SourceError(f"cannot connect from {at}: {error.strerror}") from None
 
 
 def _family(address: str | None) -> int:

@@ -49,7 +49,8 @@ class Gate:
     ) -> None:
         self.held: set[Preface[Any]] = set()
         self._services = services
-        self._places = list(zip(services, handovers, max_flows, strict=True))
+        self._places = list(zip(services, handovers, strict=True))
+        self.limit(max_flows)
         self._sources = sources
         self._poller = poller
         self._count = services[0].block.count
@@ -63,6 +64,10 @@ class Gate:
         self.on_room: Callable[[], None] = _nobody_waits
         for service in services:
             service.on_end = partial(self._flow_ended, service)
+
+    def limit(self, max_flows: Sequence[int]) -> None:
+        """Other bounds, one a service."""
+        self._most = dict(zip(self._services, max_flows, strict=True))
 
     def _flow_ended(self, service: Service, relay: Relay) -> None:
         service.relays.discard(relay)
@@ -111,8 +116,8 @@ class Gate:
         else:
             self._give(arrival, *place)
 
-    def _give(self, arrival: Arrival, service: Service, handover: Handover, most: int) -> None:
-        if service.connections() >= most:
+    def _give(self, arrival: Arrival, service: Service, handover: Handover) -> None:
+        if service.connections() >= self._most[service]:
             # The address as a whole had room when it accepted, but not the service that it is for.
             service.block.count("shed_full_total")
             self._turn_away(arrival)

@@ -111,7 +111,7 @@ class Monitor:
 
     def _named(self, name: str) -> _Backend:
         for backend in self._backends.values():
-            if backend.name == name:
+            if backend.name == name and not self._states.flags(backend.slot) & Flag.LEAVING:
                 return backend
         raise KeyError(name)
 
@@ -174,6 +174,8 @@ class Monitor:
     def _settle(self, backend: _Backend, now_ns: int) -> None:
         """Share, slow start and the deadline of open flows, from the flags and the clock."""
         flags = self._states.flags(backend.slot)
+        if flags & Flag.LEAVING:
+            return
         out = bool(flags & _OUT)
         if out:
             backend.back_ns = 0

@@ -20,6 +20,7 @@ BENCHES = {
     "restart": "testbed.bench.restart",
     "reader": "testbed.bench.reader",
     "flows": "testbed.bench.flows",
+    "scrape": "testbed.bench.scrape",
     "torn": "testbed.bench.torn",
     "gradient": "testbed.bench.gradient",
     "learning": "testbed.bench.learning",

@@ -96,6 +96,7 @@ def test_defaults_are_the_documented_ones() -> None:
                         "address": "127.0.0.1:9001",
                         "weight": 1,
                         "max_connections": None,
+                        "state": "ready",
                     },
                 ),
             },

@@ -25,6 +25,7 @@ def blocks(of: Layout) -> list[tuple[int, int]]:
         (of.slot_table, of.slots * lo.SLOT_WORDS),
         (of.states, len(lo.STATES) * of.slots),
         (of.retired, lo.SCALAR_WORDS + of.cache_words),
+        (of.retired_histograms, of.histogram_words),
         (of.agent, lo.AGENT_SCALAR_WORDS),
         *((of.weight_frame(i), of.weight_frame_words) for i in range(of.depth)),
     ]
@@ -35,6 +36,7 @@ def blocks(of: Layout) -> list[tuple[int, int]]:
             (of.cache(worker), of.cache_words),
             *((of.frame(worker, i), of.frame_words) for i in range(of.depth)),
             (of.reservoirs(worker), samples),
+            (of.histograms(worker), of.histogram_words),
         ]
     return found
 
@@ -51,7 +53,7 @@ def test_blocks_do_not_overlap_and_leave_no_gap(of: Layout) -> None:
 
 def test_what_is_named_fits_its_block() -> None:
     assert len(lo.SCALARS) <= lo.SCALAR_WORDS
-    assert len(lo.AGENT_SCALARS) <= lo.AGENT_SCALAR_WORDS
+    assert len(lo.AGENT_SCALARS) + len(lo.AGENT_REALS) <= lo.AGENT_SCALAR_WORDS
     assert lo.H_STATES < lo.H_NAME
     assert lo.H_NAME + lo.NAME_BYTES // lo.WORD <= lo.H_BITMAP
     assert lo.H_BITMAP + lo.MAX_SLOTS // 64 <= lo.H_USABLE

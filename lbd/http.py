@@ -1,0 +1,50 @@
+"""The supervisor's HTTP server on the metrics address.
+
+Lives here: listening, limits, the order of start and end. Never here: what an answer says.
+It runs in the supervisor's own loop: a scrape reads shared memory between two heartbeats, and no
+second thread sees it half changed.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+
+from aiohttp import web
+
+from config.address import Address
+from lbd.exposition import CONTENT_TYPE
+from lbd.sockets import listen
+
+SHUTDOWN_S = 1.0
+
+
+def metrics_application(scrape: Callable[[], bytes]) -> web.Application:
+    """GET /metrics."""
+
+    async def metrics(request: web.Request) -> web.Response:
+        return web.Response(body=scrape(), headers={"Content-Type": CONTENT_TYPE})
+
+    application = web.Application()
+    application.router.add_get("/metrics", metrics)
+    return application
+
+
+class HttpServer:
+    """One application on one listening socket."""
+
+    def __init__(self, application: web.Application) -> None:
+        self._runner = web.AppRunner(
+            application, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S
+        )
+
+    async def start(self, sock: socket.socket) -> None:
+        await self._runner.setup()
+        await web.SockSite(self._runner, sock).start()
+
+    async def listen(self, address: Address) -> None:
+        """Raises ListenError."""
+        await self.start(listen(address, 1)[0])
+
+    async def close(self) -> None:
+        await self._runner.cleanup()

@@ -1,0 +1,80 @@
+"""What a scrape costs the supervisor, and what histograms cost a flow.
+
+Lives here: the measurement, on a region of its own in this process: no daemon, no HTTP.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from statistics import median
+from typing import Any
+
+from config.schema import Backend, Config, Service
+from lbd.metrics import Metrics
+from shm import layout as lo
+from shm.histogram import HistogramWriter
+from shm.layout import Layout
+from shm.region import Region
+from shm.worker import WorkerBlock
+
+BACKENDS = 100
+WORKERS = 2
+SCRAPES = 50
+OBSERVATIONS = 200_000
+
+
+def run() -> dict[str, Any]:
+    """Medians; a flow that completes makes three observations."""
+    name = f"bench-scrape-{os.getpid()}"
+    region = Region.create(name, Layout(WORKERS, 128, 128))
+    try:
+        return {
+            "backends": BACKENDS,
+            "workers": WORKERS,
+            **_scrape(name, region),
+            "observation_us": _observation_us(region),
+        }
+    finally:
+        region.remove()
+
+
+def _scrape(name: str, region: Region) -> dict[str, Any]:
+    backends = tuple(
+        Backend.model_validate({"name": f"b{n}", "address": f"10.0.0.1:{9000 + n}"})
+        for n in range(BACKENDS)
+    )
+    service = Service.model_validate(
+        {"name": name, "listen": "127.0.0.1:8080", "slots": 128, "backends": backends}
+    )
+    config = Config(workers=WORKERS, services=(service,))
+    entries = [region.add_backend(b.name, str(b.address), b.weight) for b in backends]
+    for worker in range(WORKERS):
+        block = WorkerBlock(region, worker)
+        writer = HistogramWriter(region, worker)
+        for entry in entries:
+            block.adopt(entry.slot, entry.identity)
+            for kind in range(len(lo.HISTOGRAMS)):
+                writer.observe(entry.slot, kind, 1_000_000 * (1 + entry.slot))
+        block.publish(time.monotonic_ns())
+    metrics = Metrics(time.monotonic_ns())
+    took_ms = []
+    for _ in range(SCRAPES):
+        started_ns = time.perf_counter_ns()
+        text = metrics.text(config, [region], 0, time.monotonic_ns())
+        took_ms.append((time.perf_counter_ns() - started_ns) / 1e6)
+    lines = [line for line in text.splitlines() if not line.startswith(b"#")]
+    return {
+        "samples": len(lines),
+        "bytes": len(text),
+        "first_ms": took_ms[0],
+        "scrape_ms": median(took_ms),
+    }
+
+
+def _observation_us(region: Region) -> float:
+    observe = HistogramWriter(region, 0).observe
+    started_ns = time.perf_counter_ns()
+    for value_ns in range(0, OBSERVATIONS * 1000, 1000):
+        observe(1, 0, value_ns)
+    return (time.perf_counter_ns() - started_ns) / 1e3 / OBSERVATIONS
