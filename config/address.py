@@ -63,6 +63,15 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+def is_literal(host: str) -> bool:
+    """Whether `host` is an IP address and no name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def _port(text: str) -> int:
     if not _PORT.fullmatch(text) or int(text) > 65535:
         raise ValueError(f'the port "{text}" is not a number from 1 to 65535')

@@ -14,12 +14,14 @@ from pydantic_core import PydanticUndefined
 from config.connecting import Queue, Retry
 from config.edges import Limits, PerSource, ProxyIn, ProxyOut, SlowClient, Source, Stick
 from config.health import Check, Feedback, Health, Passive, SlowStart
+from config.names import Dns, Resolver
 from config.schema import Agent, Backend, Config, Ewma, Reservoir, Service, Timeouts
 
 SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("the file", Config),
     ("services[]", Service),
     ("services[].backends[]", Backend),
+    ("services[].backends[].dns", Dns),
     ("services[].ewma", Ewma),
     ("services[].timeouts", Timeouts),
     ("services[].reservoir", Reservoir),
@@ -38,6 +40,7 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("services[].retry", Retry),
     ("services[].queue", Queue),
     ("agent", Agent),
+    ("resolver", Resolver),
 )
 
 

@@ -18,6 +18,7 @@ from config.fronts import front_clashes, told_apart
 from config.problem import Loc, dotted
 
 DEFAULT_SLOTS = 64
+DEFAULT_ADDRESSES = 8
 
 _LOOPBACKS = tuple(map(ipaddress.ip_address, ("127.0.0.1", "::1")))
 
@@ -45,15 +46,21 @@ def clashes(config: object) -> list[Clash]:
     for loc, service in services:
         backends = _elements(loc, service, "backends")
         slots = service.get("slots", DEFAULT_SLOTS)
-        if type(slots) is int and 0 < slots < len(backends):
-            found.append(
-                Clash((*loc, "slots"), slots, f"at least {len(backends)}, one for each backend")
-            )
+        needed = sum(_addresses_of(backend) for _, backend in backends)
+        if type(slots) is int and 0 < slots < needed:
+            found.append(Clash((*loc, "slots"), slots, f"at least {needed}, one for each backend"))
         found += _repeated(_names(backends), "name in its service")
         addresses = list(_addresses(backends, "address"))
         found += _repeated(addresses, "address in its service")
         found += _loops(addresses, listens)
     return found
+
+
+def _addresses_of(backend: dict[str, object]) -> int:
+    """How many slots a backend may need: one, or those of the addresses of its name."""
+    dns = backend.get("dns")
+    most = dns.get("max", DEFAULT_ADDRESSES) if isinstance(dns, dict) else 1
+    return most if type(most) is int and most > 0 else 1
 
 
 def _elements(loc: Loc, parent: object, key: str) -> list[tuple[Loc, dict[str, object]]]:

@@ -23,10 +23,11 @@ from pydantic import (
     model_validator,
 )
 
-from config.address import FORMS, Address
+from config.address import FORMS, Address, is_literal
 from config.connecting import Queue, Retry
 from config.edges import Limits, ProxyIn, ProxyOut, ServerName, Source, Stick
 from config.health import Health
+from config.names import MAX_NAME_CHARS, Dns, Resolver
 from config.problem import dotted
 from config.relations import DEFAULT_SLOTS, clashes
 from config.section import MAX_DURATION_S, Section
@@ -191,6 +192,26 @@ class Backend(Section):
             "drain: it gets no new flows, and keeps those that are open; maint: nor checks either."
         ),
     )
+    dns: Dns | None = Field(
+        default=None,
+        validate_default=True,
+        description=(
+            "Look the address's name up again and again, every address found being a backend; "
+            "null to look it up once and take the first."
+        ),
+    )
+
+    @field_validator("dns")
+    @classmethod
+    def _names_a_host(cls, dns: Dns | None, info: ValidationInfo) -> Dns | None:
+        name, address = info.data.get("name"), info.data.get("address")  # missing when invalid
+        if dns is None:
+            return None
+        if address is not None and (address.kind == "unix" or is_literal(address.host)):
+            raise ValueError("null, for the address is not a host name")
+        if name is not None and len(name) > MAX_NAME_CHARS:
+            raise ValueError(f"null, or a backend's name of at most {MAX_NAME_CHARS} characters")
+        return dns
 
 
 class Service(Section):
@@ -378,6 +399,9 @@ class Config(Section):
         min_length=1, description="What is balanced, at least one service."
     )
     agent: Agent = Field(default=Agent(), description="The agent that sets the weights.")
+    resolver: Resolver = Field(
+        default=Resolver(), description="Who is asked for the names of backends with dns."
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

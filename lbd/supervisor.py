@@ -30,6 +30,7 @@ from lbd.fleet import Fleet
 from lbd.http import HttpServer, metrics_application
 from lbd.listening import Listening
 from lbd.metrics import Metrics
+from lbd.names.names import Names
 from lbd.sockets import ListenError, resolve
 from sd.notify import Notifier
 from sd.sockets import take
@@ -66,7 +67,7 @@ def _resolve_all(before: Config, after: Config) -> None:
         except SourceError as error:
             raise ReloadError(f"service {service.name}: {error}") from None
         for backend in service.backends:
-            if backend.address not in known:
+            if backend.address not in known and backend.dns is None:
                 try:
                     resolve(backend.address)
                 except OSError as error:
@@ -97,6 +98,7 @@ class Supervisor:
         self._http: HttpServer | None = None
         self._restarts_before = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._names = Names(self._names_changed)
 
     @property
     def fleet(self) -> Fleet:
@@ -143,8 +145,10 @@ class Supervisor:
         for service in config.services:
             for backend in service.backends:
                 # The workers resolve it themselves; here it fails before anything is bound.
-                resolve(backend.address)
+                if backend.dns is None:
+                    resolve(backend.address)
             prove(service.source)
+        await self._names.prepare(config)
         await self._listening.prepare(config)
         made: list[Backends] = []
         try:
@@ -159,6 +163,7 @@ class Supervisor:
             raise
         if not self._stopping.is_set():
             self._take_over(config, made)
+            self._names.follow(config)
 
     def _make_regions(self, config: Config, made: list[Backends]) -> None:
         """One a service, appended to `made` as they come to be. Raises RegionError."""
@@ -167,7 +172,7 @@ class Supervisor:
             layout = Layout(config.workers, service.slots, samples)
             region = Region.create(service.name, layout)
             try:
-                made.append(Backends(region, service))
+                made.append(Backends(region, self._names.expanded(service)))
             except BaseException:
                 region.remove()
                 raise
@@ -179,6 +184,7 @@ class Supervisor:
         self._fleet.start()
 
     async def _clean(self) -> None:
+        await self._names.close()
         if self._http is not None:
             await self._http.close()
         for backends in self._backends:
@@ -208,6 +214,10 @@ class Supervisor:
             if self._stopping.is_set():
                 raise ReloadError("the balancer is stopping")
             before = self.config
+            try:
+                await self._names.prepare(config)
+            except OSError as error:
+                raise ReloadError(str(error)) from None
             await asyncio.to_thread(_resolve_all, before, config)
             try:
                 http = await self._other_http(config)
@@ -227,6 +237,7 @@ class Supervisor:
                     await self._http.close()
                 self._http = http
             self.config = config
+            self._names.follow(config)
             return changes(before, config)
 
     async def _other_http(self, config: Config) -> HttpServer | None:
@@ -238,12 +249,23 @@ class Supervisor:
         return server
 
     async def _apply_in_place(self, config: Config) -> None:
-        for backends, service in zip(self._backends, config.services, strict=True):
+        services = [self._names.expanded(service) for service in config.services]
+        for backends, service in zip(self._backends, services, strict=True):
             backends.check(service)
         now_ns = monotonic_ns()
-        for backends, service in zip(self._backends, config.services, strict=True):
+        for backends, service in zip(self._backends, services, strict=True):
             backends.apply(service, now_ns)
         await self._confirmed(config)
+
+    async def _names_changed(self) -> bool:
+        """Take over the addresses that names stand for now. False where that has to wait."""
+        async with self._changing:
+            try:
+                await self._apply_in_place(self.config)
+            except RegionError as error:
+                log.error("%s; its addresses stay for now", error)
+                return False
+            return True
 
     async def _confirmed(self, config: Config) -> None:
         """Have all workers take it over: at once, or when those that are busy come to it."""

@@ -68,6 +68,37 @@ def test_a_mistake_is_named_with_what_would_be_right(
         assert part in problem
 
 
+@pytest.mark.parametrize(
+    ("backend", "expected"),
+    [
+        ("{name: b, address: 127.0.0.1:1, dns: {}}", "null, for the address is not a host name"),
+        ("{name: b, address: unix:/b, dns: {}}", "null, for the address is not a host name"),
+        ("{name: b, address: web.example:1, dns: {kind: mx}}", "expected one of address, srv"),
+        (
+            "{name: bbbbbbbbbbbbbbbbbbbbbbbbbbbbb, address: web.example:1, dns: {}}",
+            "a backend's name of at most 28 characters",
+        ),
+    ],
+)
+def test_only_a_host_name_is_looked_up_again(tmp_path: Path, backend: str, expected: str) -> None:
+    (problem,) = said(tmp_path, WEB + f"      - {backend}\n")
+    assert "services[0].backends[1].dns" in problem
+    assert expected in problem
+
+
+def test_every_address_of_a_name_needs_a_slot(tmp_path: Path) -> None:
+    more = "      - {name: b, address: web.example:1, dns: {max: 8}}\n"
+    assert said(tmp_path, WEB + more + "    slots: 9\n") == []
+    (problem,) = said(tmp_path, WEB + more + "    slots: 8\n")
+    assert "services[0].slots: found 8, expected at least 9" in problem
+
+
+def test_a_nameserver_is_an_address(tmp_path: Path) -> None:
+    (problem,) = said(tmp_path, WEB + "resolver: {nameservers: [ns.example:53]}\n")
+    assert "resolver.nameservers[0]: " in problem
+    assert "an IP address and a port" in problem
+
+
 def test_services_may_share_an_address_where_names_tell_them_apart(tmp_path: Path) -> None:
     named = WEB + "    sni: [www.example.org]\n"
     assert said(tmp_path, named + SECOND) == []

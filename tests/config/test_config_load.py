@@ -59,7 +59,7 @@ services:
   - name: db
     listen: "[::1]:5432"
     backends:
-      - {name: a, address: "db.example:5432", weight: 0.5}
+      - {name: a, address: "db.example:5432", weight: 0.5, dns: {kind: srv, max: 3, every_s: 9}}
 agent:
   interval_ms: 100
   mode: frozen
@@ -71,6 +71,7 @@ agent:
   max_ratio: 4
   expiry_ms: 500
   seed: 7
+resolver: {nameservers: ["127.0.0.1:53", "[::1]:53"], timeout_ms: 100, tries: 1}
 """
 
 SNI = '    sni: [www.example.org, "*.example.com"]\n'

@@ -97,6 +97,7 @@ def test_defaults_are_the_documented_ones() -> None:
                         "weight": 1,
                         "max_connections": None,
                         "state": "ready",
+                        "dns": None,
                     },
                 ),
             },
@@ -113,6 +114,7 @@ def test_defaults_are_the_documented_ones() -> None:
             "expiry_ms": 1000,
             "seed": 0,
         },
+        "resolver": {"nameservers": (), "timeout_ms": 2000, "tries": 3},
     }
 
 
