@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow check bench fuzz clean
+.PHONY: demo test test-slow test-scenarios check bench fuzz clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -19,6 +19,9 @@ test: check
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+test-scenarios: $(READY)
+	timeout 1200 $(BIN)/python -m pytest -m scenario tests/scenarios
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -122,6 +122,8 @@ class Service:
         slots = [entry.slot for entry in entries]
         self._load = _load(region, worker, slots, configured)
         self._fallback_load = _load(region, worker, slots, configured)
+        for load in (self._load, self._fallback_load):
+            load.names = {entry.slot: entry.address for entry in entries}
         if self._weights is not None:
             self._load.weight[:] = self._weights.weight[: self._load.slots]
         self._policy = create(config.policy, self._load, memory, config.hash_bound)

@@ -21,6 +21,8 @@ class Load:
     wait for their first server byte, likewise. usable: slots that may be chosen, ascending.
     weight: positive; of the slots not usable it is meaningless. share: positive, the part of its
     fair share of flows that a backend gets, 1 unless it starts slowly or asked for less.
+    names: what tells a backend from others wherever it is balanced, by slot; the slot itself where
+    there is none.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Load:
         self.usable = list(usable)
         self.weight = np.asarray(weight, dtype=np.float64)
         self.share: Vector = np.ones(self.slots)
+        self.names: dict[int, str] = {}
 
     @classmethod
     def of(cls, flows: Sequence[float], weight: Sequence[float] | None = None) -> Load:

@@ -26,6 +26,7 @@ from lbd.names.known import Answer, Found, Known
 
 Make = Callable[..., Backend]
 Start = Callable[..., ld.Daemon]
+pytestmark = pytest.mark.scenario
 
 
 # -- what follows from an answer

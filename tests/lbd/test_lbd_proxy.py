@@ -22,6 +22,7 @@ from lbd.wire.tlv import Tlv
 
 Make = Callable[..., Backend]
 Start = Callable[..., ld.Daemon]
+pytestmark = pytest.mark.scenario
 
 V4 = (Endpoint(socket.AF_INET, "192.0.2.7", 5555), Endpoint(socket.AF_INET, "192.0.2.1", 443))
 V6 = (Endpoint(socket.AF_INET6, "2001:db8::7", 5), Endpoint(socket.AF_INET6, "2001:db8::1", 4))
