@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from hashlib import blake2b
+from heapq import heapify, heapreplace
 from typing import Final
 
 from lbd.dispatch.load import Load
@@ -68,21 +69,17 @@ def build(
     digests = [blake2b(name.encode(), digest_size=16).digest() for name in names]
     place = [int.from_bytes(digest[:8]) % size for digest in digests]
     skip = [int.from_bytes(digest[8:]) % (size - 1) + 1 for digest in digests]
-    credit = [0.0] * len(slots)
-    share = [weight / max(weights) for weight in weights]
-    left = size
-    while left:
-        for index, slot in enumerate(slots):
-            credit[index] += share[index]
-            if credit[index] < 1.0:
-                continue
-            credit[index] -= 1.0
-            at, step = place[index], skip[index]
-            while table[at] != NONE:
-                at = (at + step) % size
-            table[at] = slot
-            place[index] = at
-            left -= 1
-            if not left:
-                break
+    # The k-th turn of a backend is due at k / weight: a heap finds the next in any ratio of weights
+    # without rounds in which it is nobody's turn.
+    gap = [1.0 / weight for weight in weights]
+    due = [(gap[index], index) for index in range(len(slots))]
+    heapify(due)
+    for _ in range(size):
+        when, index = due[0]
+        heapreplace(due, (when + gap[index], index))
+        at, step = place[index], skip[index]
+        while table[at] != NONE:
+            at = (at + step) % size
+        table[at] = slots[index]
+        place[index] = at
     return table
