@@ -14,7 +14,7 @@ EXTRAS ?= [agent]
 LIB := $(PREFIX)/lib/lbd
 UNITS := lbd.service lbd-agent.service lbd.socket
 
-.PHONY: demo test test-slow test-scenarios check bench docs install uninstall clean
+.PHONY: demo test test-slow test-scenarios check bench fuzz docs install uninstall clean
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -77,6 +77,15 @@ uninstall:
 	rm -rf $(DESTDIR)$(LIB) $(DESTDIR)$(PREFIX)/share/doc/lbd $(DESTDIR)$(PREFIX)/lib/sysusers.d/lbd.conf
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/lib/systemd/system/,$(UNITS))
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,lbd lbd-agent lbctl)
+
+FUZZ_S ?= 600
+
+fuzz: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[fuzz]'
+	for target in proxy client_hello config; do \
+		mkdir -p build/fuzz/$$target && $(BIN)/python -m fuzz.$$target -max_total_time=$(FUZZ_S) \
+			-artifact_prefix=build/fuzz/$$target- build/fuzz/$$target fuzz/seeds/$$target || exit 1; \
+	done
 
 clean:
 	rm -rf $(VENV) build report *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*

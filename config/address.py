@@ -21,6 +21,8 @@ _ZONE = re.compile(r"[A-Za-z0-9_.-]{1,15}")
 # Resolvers read a name that ends like this as an IPv4 address in some old notation ("127.1").
 _NUMERIC = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
+Kind = Literal["tcp", "udp", "unix"]
+
 
 @dataclass(frozen=True)
 class Address:
@@ -33,7 +35,7 @@ class Address:
     `Address.parse(str(a)) == a` holds for every address that `parse` has returned.
     """
 
-    kind: Literal["tcp", "udp", "unix"]
+    kind: Kind
     host: str = ""
     port: int = 0
     path: str = ""
@@ -64,6 +66,15 @@ class Address:
         prefix = "udp:" if self.kind == "udp" else ""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{prefix}{host}:{self.port}"
+
+
+def is_literal(host: str) -> bool:
+    """Whether `host` is an IP address and no name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _port(text: str) -> int:

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from config.edges import EDGES
 from config.schema import Config
 
 # A service's keys that workers and regions are built around.
-_BUILT_IN = ("name", "listen", "load", "slots", "reservoir")
+_BUILT_IN = ("name", "listen", "load", "slots", "reservoir", *EDGES)
 
 
 @dataclass(frozen=True)

@@ -23,17 +23,30 @@ from pydantic import (
     model_validator,
 )
 
-from config.address import FORMS, Address
+from config.address import FORMS, Address, is_literal
 from config.api import Api
 from config.connecting import Queue, Retry
+from config.edges import Limits, ProxyIn, ProxyOut, ServerName, Source, Stick
 from config.health import Health
 from config.logs import FlowLog, Log
+from config.names import MAX_NAME_CHARS, Dns, Resolver
 from config.problem import dotted
 from config.relations import DEFAULT_SLOTS, clashes
 from config.section import MAX_DURATION_S, Section
 
 Policy = Literal[
-    "rr", "wrr", "ecmp", "wcmp", "lsq", "sed", "p2c", "ewma", "least_time", "hcl", "maglev"
+    "rr",
+    "wrr",
+    "ecmp",
+    "wcmp",
+    "lsq",
+    "sed",
+    "p2c",
+    "ewma",
+    "least_time",
+    "hcl",
+    "maglev",
+    "source_hash",
 ]
 POLICIES: tuple[str, ...] = get_args(Policy)
 WEIGHTED_POLICIES: tuple[str, ...] = ("wrr", "wcmp", "sed", "p2c")
@@ -70,6 +83,14 @@ def _destination(value: object) -> Address:
     if everywhere:
         raise ValueError("an address to connect to; this one is for listening everywhere")
     return address
+
+
+_DATAGRAMS = "the service listens on udp:host:port"
+
+
+def _datagrams(info: ValidationInfo) -> bool:
+    listen = info.data.get("listen")  # missing when it is itself invalid
+    return listen is not None and listen.kind == "udp"
 
 
 def _path(value: object, info: ValidationInfo) -> Path:
@@ -181,6 +202,26 @@ class Backend(Section):
             "drain: it gets no new flows, and keeps those that are open; maint: nor checks either."
         ),
     )
+    dns: Dns | None = Field(
+        default=None,
+        validate_default=True,
+        description=(
+            "Look the address's name up again and again, every address found being a backend; "
+            "null to look it up once and take the first."
+        ),
+    )
+
+    @field_validator("dns")
+    @classmethod
+    def _names_a_host(cls, dns: Dns | None, info: ValidationInfo) -> Dns | None:
+        name, address = info.data.get("name"), info.data.get("address")  # missing when invalid
+        if dns is None:
+            return None
+        if address is not None and (address.kind == "unix" or is_literal(address.host)):
+            raise ValueError("null, for the address is not a host name")
+        if name is not None and len(name) > MAX_NAME_CHARS:
+            raise ValueError(f"null, or a backend's name of at most {MAX_NAME_CHARS} characters")
+        return dns
 
 
 class Service(Section):
@@ -190,7 +231,9 @@ class Service(Section):
         pattern=NAME_PATTERN,
         description="The service's name, unique; it also names the shared-memory region.",
     )
-    listen: ListenAddress = Field(description=f"Where clients connect, {FORMS}; unique.")
+    listen: ListenAddress = Field(
+        description=f"Where clients connect, {FORMS}; unique but for sni."
+    )
     policy: Policy = Field(default="sed", description="How a backend is chosen for a flow.")
     weights: Literal["agent", "static"] = Field(
         default="static",
@@ -239,6 +282,33 @@ class Service(Section):
         ),
     )
     reservoir: Reservoir = Field(default=Reservoir(), description="The samples kept for the agent.")
+    proxy_in: ProxyIn | None = Field(
+        default=None, description="PROXY headers from clients; null for none."
+    )
+    proxy_out: ProxyOut | None = Field(
+        default=None, description="The PROXY header that backends get; null for none."
+    )
+    sni: Annotated[tuple[ServerName, ...], Field(strict=False)] = Field(
+        default=(),
+        description=(
+            "Server names in a TLS ClientHello that choose this service, such as www.example.org "
+            "or *.example.org: services may then share a listen address."
+        ),
+    )
+    stick: Stick | None = Field(
+        default=None, description="Clients stay with the backend they had; null for no."
+    )
+    hash_bound: float = Field(
+        default=1.25,
+        gt=1,
+        le=100,
+        description=(
+            "The policy source_hash: how many times its fair share of flows a backend may have "
+            "before its clients go to the next."
+        ),
+    )
+    limits: Limits = Field(default=Limits(), description="What the service lets in.")
+    source: Source = Field(default=Source(), description="Where connections to backends come from.")
     health: Health = Field(default=Health(), description="Which backends are fit for use.")
     retry: Retry = Field(
         default=Retry(), description="Further attempts where a backend cannot be connected to."
@@ -252,6 +322,20 @@ class Service(Section):
     backends: Annotated[tuple[Backend, ...], Field(strict=False)] = Field(
         min_length=1, description="The servers behind the service, at least one."
     )
+
+    @field_validator("proxy_in", "proxy_out", "sni", "stick")
+    @classmethod
+    def _before_connections(cls, asked: object, info: ValidationInfo) -> object:
+        if asked and _datagrams(info):
+            raise ValueError(f"none of it, for {_DATAGRAMS}")
+        return asked
+
+    @field_validator("limits")
+    @classmethod
+    def _of_connections(cls, limits: Limits, info: ValidationInfo) -> Limits:
+        if _datagrams(info) and (limits.per_source is not None or limits.overload == "shed"):
+            raise ValueError(f"no per_source, and no overload: shed, for {_DATAGRAMS}")
+        return limits
 
     @field_validator("responses")
     @classmethod
@@ -378,6 +462,9 @@ class Config(Section):
         min_length=1, description="What is balanced, at least one service."
     )
     agent: Agent = Field(default=Agent(), description="The agent that sets the weights.")
+    resolver: Resolver = Field(
+        default=Resolver(), description="Who is asked for the names of backends with dns."
+    )
 
     @field_validator("metrics")
     @classmethod

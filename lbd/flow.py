@@ -28,6 +28,7 @@ class Outcome(enum.Enum):
     CLIENT_RESET = "client_reset_total"
     IDLE_TIMEOUT = "idle_timeout_total"
     TOTAL_TIMEOUT = "total_timeout_total"
+    SLOW_CLIENT = "slow_client_total"
     WITHDRAWN = "withdrawn_total"
     SHUTDOWN = "shutdown_total"
 

@@ -43,6 +43,8 @@ class Listening:
         try:
             for service in config.services:
                 address = service.listen
+                if address in opened:
+                    continue  # of a service that is told apart by the server's name
                 present = self._open.get(address, [])
                 if not present:
                     passed = self._activation.take(address, config.workers)

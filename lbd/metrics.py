@@ -155,9 +155,13 @@ SERVER_TOTALS: Final = (
     ),
     Totals.of(
         "lbd_server_timeouts_total",
-        "Flows ended by a limit: no byte for too long, or too old.",
+        "Flows ended by a limit: no byte for too long, too old, a silent or slow client.",
         (*_SERVER, "limit"),
-        {"idle_timeout_total": ("idle",), "total_timeout_total": ("total",)},
+        {
+            "idle_timeout_total": ("idle",),
+            "total_timeout_total": ("total",),
+            "slow_client_total": ("slow_client",),
+        },
     ),
     Totals.of(
         "lbd_server_shutdown_total",
@@ -236,6 +240,15 @@ CONFIGURED: Final = Family(
     "lbd_server_configured_weight", "gauge", "Weight as configured.", _SERVER
 )
 
+_PREFACE_REASONS: Final = (
+    "proxy_untrusted",
+    "proxy_malformed",
+    "proxy_oversized",
+    "hello_malformed",
+    "sni_unknown",
+    "preface_timeout",
+    "preface_closed",
+)
 SERVICE_TOTALS: Final = (
     Totals.of(
         "lbd_frontend_connections_total", "Connections accepted.", _SERVICE, "accepted_total"
@@ -282,6 +295,42 @@ SERVICE_TOTALS: Final = (
         "Further attempts refused for lack of retry budget.",
         _SERVICE,
         "retry_refused_total",
+    ),
+    Totals.of(
+        "lbd_frontend_refused_total",
+        "Connections refused before they were flows. proxy: the PROXY header, or who must not send "
+        "one; hello, sni: the TLS ClientHello; preface: either took too long, or was given up by "
+        "the client; source: limits a source network.",
+        (*_SERVICE, "reason"),
+        {
+            **{f"{reason}_total": (reason,) for reason in _PREFACE_REASONS},
+            "refused_source_connections_total": ("source_connections",),
+            "refused_source_rate_total": ("source_rate",),
+        },
+    ),
+    Totals.of(
+        "lbd_frontend_shed_total",
+        "Connections reset, the newest first: the service was full, or descriptors were short.",
+        (*_SERVICE, "reason"),
+        {f"shed_{reason}_total": (reason,) for reason in ("full", "descriptors")},
+    ),
+    Totals.of(
+        "lbd_frontend_source_untracked_total",
+        "Connections let in uncounted: no room in the table for their source.",
+        _SERVICE,
+        "source_untracked_total",
+    ),
+    Totals.of(
+        "lbd_frontend_stick_hits_total",
+        "Flows that went where their source had been before.",
+        _SERVICE,
+        "stick_hits_total",
+    ),
+    Totals.of(
+        "lbd_frontend_stick_forgotten_total",
+        "Sources forgotten before their time, for want of room in the table.",
+        _SERVICE,
+        "stick_forgotten_total",
     ),
     Totals.of(
         "lbd_weight_frames_applied_total",

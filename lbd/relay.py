@@ -13,6 +13,7 @@ is told once, maybe together with the last bytes: an end that is `hung_up` reads
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 import struct
@@ -20,9 +21,10 @@ from collections.abc import Callable
 from time import monotonic_ns
 from typing import Any, Final
 
+from lbd.edge.arrival import Arrival
 from lbd.flow import Flow, Outcome
 from lbd.poller import ERROR, HANGUP, READ, WRITE, Poller
-from lbd.sockets import peer_name
+from lbd.sockets import peer_name, sockaddr_name
 
 READ_BYTES: Final = 65536
 _ROUNDS: Final = 16
@@ -66,6 +68,7 @@ class Relay:
     """
 
     __slots__ = (
+        "arrival",
         "backend",
         "client",
         "flow",
@@ -90,6 +93,7 @@ class Relay:
     ) -> None:
         self.poller = poller
         self.flow = flow
+        self.arrival: Arrival | None = None  # what came before the flow, if anything did
         self.client = End(self, client)
         self.backend: End | None = None
         self.on_end = on_end
@@ -100,7 +104,9 @@ class Relay:
         self.idle_since_ns = flow.accepted_ns
         self.moved_in = self.moved_out = 0
 
-    def connect(self, family: int, address: Any) -> None:
+    def connect(
+        self, family: int, address: Any, egress: Callable[[socket.socket], None] | None = None
+    ) -> None:
         """Start connecting; a failure at once or later is an outcome of the flow."""
         try:
             sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -112,6 +118,8 @@ class Relay:
         try:
             if family != socket.AF_UNIX:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if egress is not None:
+                egress(sock)
             sock.connect(address)
         except BlockingIOError:
             if family == socket.AF_UNIX:
@@ -134,7 +142,7 @@ class Relay:
         self.flow.connected(monotonic_ns())
         self.poller.rehandle(backend.fd, backend.on_event)
         self.poller.watch(client.fd, client.on_event)
-        if self.pending and not self._replay():
+        if (self.pending or self.arrival is not None) and not self._lead():
             return
         # The client has mostly spoken by now: reading at once saves a turn of the poller.
         client.pump()
@@ -142,6 +150,9 @@ class Relay:
             backend.on_event(events)
 
     def client_name(self) -> str:
+        """By its PROXY header, if it has one."""
+        if self.arrival is not None:
+            return sockaddr_name(self.arrival.peer)
         return peer_name(self.client.sock)
 
     def carried(self) -> tuple[int, int]:
@@ -190,7 +201,9 @@ class Relay:
         self.flow.end(outcome, now_ns)
         if backend is not None:
             if backend.unsent is not None:
-                self.pending = bytes(backend.unsent)
+                # At its end, after what may be left of a greeting.
+                start = len(backend.unsent) - client.bytes_read
+                self.pending = bytes(backend.unsent[start:])
                 backend.unsent = None
             self.poller.close_socket(backend.sock)
             backend.peer = None
@@ -204,22 +217,26 @@ class Relay:
         client.news = True
         client.bytes_read = self.moved_in = self.moved_out = 0
 
-    def _replay(self) -> bool:
-        """Send what the last backend did not take. False if that ended the flow."""
+    def _lead(self) -> bool:
+        """Send what goes first: a greeting, and what the last backend did not take. False if that
+        ended the flow."""
         client, backend = self.client, self.backend
         assert backend is not None
-        backend.unsent, self.pending = memoryview(self.pending), b""
-        client.bytes_read = len(backend.unsent)
-        client.news = False
-        self.flow.asked(monotonic_ns())
-        backend._flush()
+        greeting = self.arrival.greeting if self.arrival is not None else b""
+        if self.pending:
+            client.bytes_read = len(self.pending)
+            client.news = False
+            self.flow.asked(monotonic_ns())
+        if lead := greeting + self.pending:
+            backend.unsent, self.pending = memoryview(lead), b""
+            backend._flush()
         return backend.peer is not None
 
     def abort(self, outcome: Outcome, spare: End | None = None) -> None:
         """End the flow now, resetting both ends, but for `spare`, which is beyond it already."""
         for end in (self.client, self.backend):
             if end is not None and end is not spare:
-                end.reset()
+                reset(end.sock)
         self.end(outcome)
 
     def end(self, outcome: Outcome) -> None:
@@ -401,15 +418,14 @@ class End:
             return
         if self is not relay.backend:
             relay.abort(Outcome.CLIENT_RESET, spare=self)
-        elif not self.bytes_read and relay.client.bytes_read == len(self.unsent or b""):
+        elif not self.bytes_read and relay.client.bytes_read <= len(self.unsent or b""):
             relay.fail(Outcome.BACKEND_RESET)
         else:
             relay.abort(Outcome.BACKEND_RESET, spare=self)
 
-    def reset(self) -> None:
-        """Make the close of this socket a reset."""
-        try:
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        except OSError:
-            # The socket is past telling its peer anything.
-            return
+
+def reset(sock: socket.socket) -> None:
+    """Make the close of a socket a reset."""
+    # A socket may be past telling its peer anything.
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)

@@ -24,6 +24,9 @@ from config.schema import Service as ServiceConfig
 from lbd.capacity import Capacity, Waiting, WaitingRoom
 from lbd.dispatch import NONE, Load, Memory, Policy, create
 from lbd.dispatch.load import Vector
+from lbd.edge.arrival import Arrival
+from lbd.edge.egress import egress
+from lbd.edge.slow import slow
 from lbd.flow import Flow, Outcome
 from lbd.flow_log import FlowLog
 from lbd.logs import LineWriter
@@ -31,7 +34,7 @@ from lbd.measure import MEASURES
 from lbd.poller import Poller
 from lbd.relay import Relay
 from lbd.retry import RetryBudget, Step, next_step
-from lbd.sockets import peer_name, resolve, sockaddr_name
+from lbd.sockets import resolve, sockaddr_name
 from shm import layout as lo
 from shm.histogram import HistogramWriter
 from shm.region import Region, SlotEntry
@@ -116,6 +119,7 @@ class Service:
             config.fallback,
             config.weights,
             config.ewma,
+            config.hash_bound,
         )
         if decided != self._decided:
             self._decided = decided
@@ -131,6 +135,8 @@ class Service:
         self._connect_ns = timeouts.connect_ms * 1_000_000
         self._idle_ns = int(timeouts.idle_s * 1e9)
         self._total_ns = int((timeouts.total_s or 0) * 1e9)
+        self._slow = slow(config.limits)
+        self.egress = egress(config.source)
 
     def _log_flows(self, config: FlowLogConfig | None) -> None:
         """Flows that are open when this changes are not logged."""
@@ -153,10 +159,12 @@ class Service:
         rows = self._measure.rows
         self._load = _load(region, worker, slots, configured, rows)
         self._fallback_load = _load(region, worker, slots, configured, rows)
+        for load in (self._load, self._fallback_load):
+            load.names = {entry.slot: entry.address for entry in entries}
         if self._weights is not None:
             self._weigh(self._weights)
-        self._policy = create(config.policy, self._load, memory)
-        self._fallback = create(config.fallback, self._fallback_load, memory)
+        self._policy = create(config.policy, self._load, memory, config.hash_bound)
+        self._fallback = create(config.fallback, self._fallback_load, memory, config.hash_bound)
         self._wants_weights = config.weights == "agent"
         if not self._wants_weights:
             self._weights = None
@@ -184,31 +192,37 @@ class Service:
 
     # -- flows
 
-    def open(self, client: socket.socket, peer: object) -> None:
-        """Give an accepted connection to a backend."""
+    def open(self, client: socket.socket, peer: object, arrival: Arrival | None = None) -> None:
+        """Give an accepted connection to a backend. arrival: what the gate knows of it, if any."""
         now_ns = monotonic_ns()
         block = self.block
         block.count("accepted_total")
         policy = self._in_force
         key = _key(peer) if policy.uses_key else 0
         if self._limited:
-            self._open_limited(client, key, now_ns)
+            self._open_limited(Waiting(client, key, now_ns, arrival))
             return
-        slot = policy.choose(now_ns, key)
+        slot = NONE if arrival is None else arrival.recall(policy.load.usable, now_ns)
         if slot == NONE:
-            block.count("no_backend_total")
-            client.close()
+            slot = policy.choose(now_ns, key)
+        if slot == NONE:
+            self._close(Waiting(client, key, now_ns, arrival), "no_backend_total")
             return
-        self._start(client, slot, now_ns)
+        self._start(client, slot, now_ns, arrival)
 
-    def _start(self, client: socket.socket, slot: int, now_ns: int) -> None:
+    def _start(
+        self, client: socket.socket, slot: int, now_ns: int, arrival: Arrival | None
+    ) -> None:
         self.last_slot = slot
         flow = self._flow(self._ledger, slot, now_ns)
-        if self._ledger.log:
-            self._ledger.log.opened(flow, partial(peer_name, client))
         relay = Relay(self.poller, flow, client, self.on_end, self._retry)
+        if arrival is not None:
+            arrival.given(slot, now_ns)
+            relay.arrival = arrival
+        if self._ledger.log:
+            self._ledger.log.opened(flow, relay.client_name)
         self.relays.add(relay)
-        relay.connect(*self.address[slot])
+        relay.connect(*self.address[slot], self.egress)
 
     def dispatch(self, peer: object, now_ns: int, tried: tuple[int, ...] = ()) -> Flow | None:
         """A new flow that cannot wait, on a backend with room that was not `tried`; or None."""
@@ -230,6 +244,9 @@ class Service:
     def check(self, now_ns: int) -> None:
         """Limits and byte counts of all open flows."""
         for relay in list(self.relays):
+            if self._slow and self._slow.judge(relay.flow, relay.carried()[0], now_ns):
+                relay.abort(Outcome.SLOW_CLIENT)
+                continue
             relay.check(now_ns, self._connect_ns, self._idle_ns, self._total_ns)
         if self._end_by_ns:
             self._end_overdue(now_ns)
@@ -237,13 +254,14 @@ class Service:
     def check_every_s(self) -> float:
         """Often enough that no limit passes by more than a quarter."""
         limits_ns = [self._connect_ns, self._idle_ns, self._total_ns or self._idle_ns]
+        if self._slow is not None:
+            limits_ns.append(self._slow.within_ns)
         return min(0.5, max(0.01, min(limits_ns) * 1e-9 / 4))
 
     def shut(self) -> None:
         """End every flow now, also those that wait for a backend."""
         while self._queued:
-            self.block.count("queue_shutdown_total")
-            self._leave_queue().client.close()
+            self._close(self._leave_queue(), "queue_shutdown_total")
         for relay in list(self.relays):
             relay.abort(Outcome.SHUTDOWN)
 
@@ -285,23 +303,37 @@ class Service:
         """Clients connected, those in the queue included."""
         return len(self.relays) + self._queued
 
-    def _open_limited(self, client: socket.socket, key: int, now_ns: int) -> None:
-        if not self._queued:
-            slot = self._claim(now_ns, key, ())
-            if slot != NONE:
-                self._start(client, slot, now_ns)
-                self._capacity.release(slot)
-                return
+    def _open_limited(self, one: Waiting) -> None:
+        if not self._queued and self._give(one, one.since_ns):
+            return
         if not self._load.usable:
-            self.block.count("no_backend_total")
-            client.close()
-        elif self._waiting.enter(Waiting(client, key, now_ns)):
+            self._close(one, "no_backend_total")
+        elif self._waiting.enter(one):
             self._queued += 1
             self.block.count("queued")
             self.block.count("queued_total")
         else:
-            self.block.count("queue_full_total")
-            client.close()
+            self._close(one, "queue_full_total")
+
+    def _give(self, one: Waiting, now_ns: int) -> bool:
+        """To a backend with room. False where there is none."""
+        slot = NONE
+        if one.arrival is not None:
+            slot = one.arrival.recall(self._load.usable, now_ns)
+        if slot == NONE or not self._capacity.claim(slot):
+            slot = self._claim(now_ns, one.key, ())
+        if slot == NONE:
+            return False
+        self._start(one.client, slot, now_ns, one.arrival)
+        self._capacity.release(slot)
+        return True
+
+    def _close(self, one: Waiting, counter: str) -> None:
+        """There will be no flow."""
+        self.block.count(counter)
+        one.client.close()
+        if one.arrival is not None:
+            one.arrival.ended(NONE, one.since_ns)
 
     def _claim(self, now_ns: int, key: int, tried: tuple[int, ...]) -> int:
         """A place at a backend, to be released once the flow is on its account; NONE if all are
@@ -328,14 +360,9 @@ class Service:
         self._serving = False
         now_ns = monotonic_ns()
         while self._waiting.overdue(now_ns):
-            self.block.count("queue_timeout_total")
-            self._leave_queue().client.close()
-        while self._queued:
-            slot = self._claim(now_ns, self._waiting.first().key, ())
-            if slot == NONE:
-                return
-            self._start(self._leave_queue().client, slot, now_ns)
-            self._capacity.release(slot)
+            self._close(self._leave_queue(), "queue_timeout_total")
+        while self._queued and self._give(self._waiting.first(), now_ns):
+            self._leave_queue()
 
     def _leave_queue(self) -> Waiting:
         self._queued -= 1
@@ -368,13 +395,13 @@ class Service:
         if step is Step.OTHER:
             self._capacity.release(following)
             block.rows["redispatched_total"][slot] += 1
-            relay.connect(*self.address[following])
+            relay.connect(*self.address[following], self.egress)
             return True
         block.rows["retried_total"][slot] += 1
 
         def again() -> None:
             if relay.flow is flow and flow.outcome is None:
-                relay.connect(*self.address[slot])
+                relay.connect(*self.address[slot], self.egress)
 
         self.poller.call_later(rule.pause_ms * 1e-3, again)
         return True
@@ -382,7 +409,7 @@ class Service:
     def _other(self, relay: Relay, now_ns: int) -> int:
         """A claimed place at a backend that has not failed this flow."""
         try:
-            key = _key(relay.client.sock.getpeername()) if self._in_force.uses_key else 0
+            key = _key(_peer(relay)) if self._in_force.uses_key else 0
         except OSError:
             return NONE  # the client has gone
         return self._claim(now_ns, key, relay.tried)
@@ -444,6 +471,11 @@ def _load(
         usable=usable,
         weight=weight[:span].copy(),
     )
+
+
+def _peer(relay: Relay) -> object:
+    """Whom the flow is from. Raises OSError where that is no longer known."""
+    return relay.arrival.peer if relay.arrival is not None else relay.client.sock.getpeername()
 
 
 def _key(peer: object) -> int:

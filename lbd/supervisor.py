@@ -26,12 +26,14 @@ from lbd import logs, upgrade
 from lbd.activation import Activation, ActivationError
 from lbd.api.server import ApiServer
 from lbd.backends import Backends
+from lbd.edge.egress import SourceError, prove
 from lbd.fleet import Fleet
 from lbd.health.monitor import Monitor
 from lbd.http import HttpServer, metrics_application
 from lbd.listening import Listening
 from lbd.logs import LineWriter
 from lbd.metrics import Metrics
+from lbd.names.names import Names
 from lbd.readiness import add_readiness
 from lbd.reload_error import ReloadError
 from lbd.sockets import ListenError, listen, resolve
@@ -67,8 +69,12 @@ def _resolve_all(before: Config, after: Config) -> None:
     """
     known = {backend.address for service in before.services for backend in service.backends}
     for service in after.services:
+        try:
+            prove(service.source)
+        except SourceError as error:
+            raise ReloadError(f"service {service.name}: {error}") from None
         for backend in service.backends:
-            if backend.address not in known:
+            if backend.address not in known and backend.dns is None:
                 try:
                     resolve(backend.address)
                 except OSError as error:
@@ -104,6 +110,7 @@ class Supervisor:
         self._api: ApiServer | None = None
         self._restarts_before = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._names = Names(self._names_changed)
 
     @property
     def fleet(self) -> Fleet:
@@ -156,7 +163,10 @@ class Supervisor:
         for service in config.services:
             for backend in service.backends:
                 # The workers resolve it themselves; here it fails before anything is bound.
-                resolve(backend.address)
+                if backend.dns is None:
+                    resolve(backend.address)
+            prove(service.source)
+        await self._names.prepare(config)
         await self._listening.prepare(config)
         made: list[Backends] = []
         try:
@@ -174,6 +184,7 @@ class Supervisor:
             if metrics is not None:
                 self._http = self._http_server(config)
                 await self._http.start(metrics)
+            self._names.follow(config)
 
     def _make_regions(self, config: Config, made: list[Backends]) -> None:
         """One a service, appended to `made` as they come to be. Raises RegionError."""
@@ -183,7 +194,7 @@ class Supervisor:
             layout = Layout(config.workers, service.slots, samples, exchanges=exchanges)
             region = Region.create(service.name, layout)
             try:
-                made.append(Backends(region, service))
+                made.append(Backends(region, self._names.expanded(service)))
             except BaseException:
                 region.remove()
                 raise
@@ -206,6 +217,7 @@ class Supervisor:
         return look(fleet.config, fleet.regions, len(fleet.workers), self.restarts_total)
 
     async def _clean(self) -> None:
+        await self._names.close()
         if self._http is not None:
             await self._http.close()
         if self._api is not None:
@@ -249,6 +261,10 @@ class Supervisor:
         if self._stopping.is_set():
             raise ReloadError("the balancer is stopping")
         before = self.config
+        try:
+            await self._names.prepare(config)
+        except OSError as error:
+            raise ReloadError(str(error)) from None
         await asyncio.to_thread(_resolve_all, before, config)
         try:
             http = await self._other_http(config)
@@ -274,6 +290,7 @@ class Supervisor:
         if before.log != config.log:
             self._log_elsewhere(config)
         self.config = config
+        self._names.follow(config)
         return changes(before, config)
 
     def _log_elsewhere(self, config: Config) -> None:
@@ -311,12 +328,23 @@ class Supervisor:
         return server
 
     async def _apply_in_place(self, config: Config) -> None:
-        for backends, service in zip(self.backends, config.services, strict=True):
+        services = [self._names.expanded(service) for service in config.services]
+        for backends, service in zip(self.backends, services, strict=True):
             backends.check(service)
         now_ns = monotonic_ns()
-        for backends, service in zip(self.backends, config.services, strict=True):
+        for backends, service in zip(self.backends, services, strict=True):
             backends.apply(service, now_ns)
         await self._confirmed(config)
+
+    async def _names_changed(self) -> bool:
+        """Take over the addresses that names stand for now. False where that has to wait."""
+        async with self._changing:
+            try:
+                await self._apply_in_place(self.config)
+            except RegionError as error:
+                log.error("%s; its addresses stay for now", error)
+                return False
+            return True
 
     async def _confirmed(self, config: Config) -> None:
         """Have all workers take it over: at once, or when those that are busy come to it."""

@@ -113,6 +113,7 @@ TOTALS: Final = (
     "client_reset_total",
     "idle_timeout_total",
     "total_timeout_total",
+    "slow_client_total",
     "withdrawn_total",
     "shutdown_total",
     "lost_total",  # open in a worker that died
@@ -144,6 +145,24 @@ BACKEND_FAILURES: Final = (
     "backend_timeout_total",
 )
 
+# What the edges of a service count.
+EDGE_SCALARS: Final = (
+    "proxy_untrusted_total",
+    "proxy_malformed_total",
+    "proxy_oversized_total",
+    "hello_malformed_total",
+    "sni_unknown_total",
+    "preface_timeout_total",
+    "preface_closed_total",
+    "refused_source_connections_total",
+    "refused_source_rate_total",
+    "source_untracked_total",
+    "shed_full_total",
+    "shed_descriptors_total",
+    "stick_hits_total",
+    "stick_forgotten_total",
+)
+
 # Worker scalars, all u64.
 SCALARS: Final = (
     "pid",
@@ -166,6 +185,7 @@ SCALARS: Final = (
     "sessions_refused_total",
     "sessions_redispatched_total",
     "log_dropped_total",
+    *EDGE_SCALARS,
     "queued",
     "queued_total",
     "queue_full_total",

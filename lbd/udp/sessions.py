@@ -23,6 +23,7 @@ from functools import partial
 from time import monotonic_ns
 from typing import Any, Final
 
+from lbd.edge.bound import Bound
 from lbd.flow import Flow, Outcome
 from lbd.poller import READ, Poller
 from lbd.service import Service
@@ -51,7 +52,7 @@ Key = tuple[Any, bytes]
 
 
 class Sessions:
-    """All sessions of a service in this worker, at most `max_flows`.
+    """All sessions of a service in this worker, at most `bound.max_flows`.
 
     `sockets` are bound to one address: any of them can answer what came to another.
     """
@@ -61,7 +62,7 @@ class Sessions:
         service: Service,
         sockets: Sequence[socket.socket],
         poller: Poller,
-        max_flows: int,
+        bound: Bound,
     ) -> None:
         self.service = service
         self.poller = poller
@@ -72,7 +73,7 @@ class Sessions:
         self.dropped = rows["datagrams_dropped_total"]
         self._sockets = sockets
         self._everywhere = bound_everywhere(sockets[0])
-        self._max_flows = max_flows
+        self.bound = bound
         self._table: dict[Key, Session] = {}
         for sock in sockets:
             # Level-triggered: what is left after a round is told again.
@@ -81,9 +82,9 @@ class Sessions:
     def resume(self) -> None:
         """A full table takes nobody, and needs no telling when there is room."""
 
-    def limit(self, max_flows: int) -> None:
+    def limit(self, bound: Bound) -> None:
         """Another bound from the next session on."""
-        self._max_flows = max_flows
+        self.bound = bound
 
     def close(self) -> None:
         """Read no more: who comes now is another process's. Who waits for an answer may have it."""
@@ -107,7 +108,7 @@ class Sessions:
                 return
             session = self._table.get(key)
             if session is None:
-                if len(self._table) >= self._max_flows:
+                if len(self._table) >= self.bound.max_flows:
                     self.service.block.count("sessions_refused_total")
                 else:
                     self.service.block.count("accepted_total")
@@ -136,6 +137,8 @@ class Sessions:
             return
         session = Session(self, key, flow, sock, tried)
         try:
+            if self.service.egress is not None:
+                self.service.egress(sock)
             sock.connect(address)
         except OSError as error:
             sock.close()

@@ -47,10 +47,22 @@ services:
     load: exchanges
     responses: null
     flow_log: {sample: 0.1, template: "{client}"}
+    proxy_in: {trust: ["10.0.0.0/8", "2001:db8::/32", "192.0.2.1/32", unix], others: plain}
+    proxy_out: {version: 2, tlvs: [authority, crc32c]}
+    sni: [www.example.org, "*.example.com"]
+    stick: {sources: 100, expiry_s: 60, ipv4_prefix: 24, ipv6_prefix: 48}
+    hash_bound: 1.5
+    limits:
+      overload: shed
+      per_source: {connections: 5, new: 10, window_s: 2, sources: 50}
+      preface_ms: 500
+      first_byte_s: 4
+      slow_client: {after_s: 1, bytes_per_s: 10}
+    source: {address: 127.0.0.2, interface: lo}
   - name: db
     listen: "[::1]:5432"
     backends:
-      - {name: a, address: "db.example:5432", weight: 0.5}
+      - {name: a, address: "db.example:5432", weight: 0.5, dns: {kind: srv, max: 3, every_s: 9}}
 agent:
   interval_ms: 100
   mode: frozen
@@ -65,7 +77,10 @@ agent:
 status_page: true
 api: {listen: "unix:/run/lbd.sock", group: lbd}
 log: {file: /var/log/lbd.log}
+resolver: {nameservers: ["127.0.0.1:53", "[::1]:53"], timeout_ms: 100, tries: 1}
 """
+
+SNI = '    sni: [www.example.org, "*.example.com"]\n'
 
 Write = Callable[[str | bytes], Path]
 
@@ -290,14 +305,19 @@ WRONG_VALUES = [
     ),
     (edit("slots: 8", "slots: 1"), 10, "services[0].slots", "found 1, expected at least 2"),
     (edit("name: b,", "name: a,"), 16, "services[0].backends[1].name", "a unique name in its"),
-    (edit("name: db", "name: web"), 23, "services[1].name", "a unique name .services.0..name"),
+    (edit("name: db", "name: web"), 35, "services[1].name", "a unique name .services.0..name"),
     (
         edit("unix:/run/b.sock", "127.0.0.1:9001"),
         16,
         "services[0].backends[1].address",
         r"a unique address in its service \(services\[0\].backends\[0\].address is",
     ),
-    (edit("[::1]:5432", "127.0.0.1:8080"), 24, "services[1].listen", "a unique listen address"),
+    (
+        edit("[::1]:5432", "127.0.0.1:8080").replace(SNI, ""),
+        35,
+        "services[1].listen",
+        "a unique listen address",
+    ),
     (edit("127.0.0.1:9100", "[0:0::1]:5432"), 2, "metrics", "a unique listen address"),
 ]
 

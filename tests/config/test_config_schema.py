@@ -61,6 +61,19 @@ def test_defaults_are_the_documented_ones() -> None:
                 "max_connections": 10000,
                 "responses": None,
                 "reservoir": {"size": 128, "probability": None},
+                "proxy_in": None,
+                "proxy_out": None,
+                "sni": (),
+                "stick": None,
+                "hash_bound": 1.25,
+                "limits": {
+                    "overload": "wait",
+                    "per_source": None,
+                    "preface_ms": 3000,
+                    "first_byte_s": None,
+                    "slow_client": None,
+                },
+                "source": {"address": None, "interface": None},
                 "health": {
                     "check": None,
                     "passive": {
@@ -90,6 +103,7 @@ def test_defaults_are_the_documented_ones() -> None:
                         "weight": 1,
                         "max_connections": None,
                         "state": "ready",
+                        "dns": None,
                     },
                 ),
             },
@@ -106,6 +120,7 @@ def test_defaults_are_the_documented_ones() -> None:
             "expiry_ms": 1000,
             "seed": 0,
         },
+        "resolver": {"nameservers": (), "timeout_ms": 2000, "tries": 3},
     }
 
 
@@ -135,7 +150,7 @@ def test_a_reference_can_be_generated() -> None:
 
 def test_the_weighted_policies_are_policies() -> None:
     assert set(WEIGHTED_POLICIES) < set(POLICIES)
-    assert len(set(POLICIES)) == len(POLICIES) == 11
+    assert len(set(POLICIES)) == len(POLICIES) == 12
 
 
 @pytest.mark.parametrize("policy", POLICIES)
