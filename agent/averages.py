@@ -32,7 +32,12 @@ FORGET_SHARE: Final = 0.2
 """A backend's memory fades as if it had answered at least that share of the mean backend's flows:
 one that gets none for its bad record becomes average again, and is tried."""
 
-EARLY_SLACK: Final = 3.0
+STARVED_SHARE: Final = 0.1
+FORGIVE_FLOWS: Final = 32.0
+"""Of one that answers less than STARVED_SHARE of the mean, half is forgotten with every
+FORGIVE_FLOWS answers a backend, as `ewma` does: one bad flow must not bar it for long."""
+
+EARLY_SLACK: Final = 6.0
 """How many times as long as elsewhere flows may stay after their first byte."""
 
 ELASTICITY_TAU_S: Final = 20.0
@@ -141,6 +146,9 @@ def follow(snapshot: Snapshot, before: Averages | None, step_s: float) -> Averag
     keep = np.power(1.0 - share, answers[:, None])
     missing = np.maximum(FORGET_SHARE * answers.sum() / max(count, 1) - answers, 0.0)
     fade = np.power(1.0 - share, missing[:, None])
+    middle = rate_per_s.sum() / max(count, 1)
+    starved = (seen > 0.3) & (rate_per_s < STARVED_SHARE * middle)
+    fade[starved] *= 0.5 ** (answers.sum() / (FORGIVE_FLOWS * max(count, 1)))
     return Averages(
         identity=identity,
         answers_total=answers_total,
