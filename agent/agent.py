@@ -8,7 +8,7 @@ Upstream: `shm.snapshot`. Downstream: the runner, which publishes `Decision.weig
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +19,14 @@ from agent.observe import Observation, observe
 from agent.rewards import REWARDS, shares
 from agent.settings import AgentSettings, SettingsError
 from agent.steps import Step
+from agent.trust import Monitor, Stand
 from shm.snapshot import Ints, Snapshot, Words
 
 Float64 = NDArray[np.float64]
-Reason = Literal["policy", "empty", "single", "idle"]
+Reason = str
+"""The value of a `Stand`, or why there was nothing to decide: 'empty', 'single', 'idle'."""
+
+_SILENT = frozenset({"empty", *(stand.value for stand in Stand if not stand.trusted)})
 
 
 class LearnerPort(Protocol):
@@ -44,7 +48,8 @@ class Decision:
     reward: fairness of what was measured in this snapshot, None if nothing could be compared.
     duration_s (N,): the l_j behind it. publish: False in shadow mode and if there is no backend.
     entropy_nats: of the policy at this step, None where it did not choose.
-    reason: 'policy', or why not the policy: 'empty', 'single', 'idle' (no flow came, none is open).
+    reason: who decided, or why nobody did; 'idle' means that no flow came and none is open. Of a
+    policy that is not trusted nothing is published, so that the service falls back.
     """
 
     now_ns: int
@@ -76,13 +81,19 @@ class Agent:
     """One service's agent. `step` is to be called once a snapshot, in order of time."""
 
     def __init__(
-        self, settings: AgentSettings, policy: Policy, learner: LearnerPort | None = None
+        self,
+        settings: AgentSettings,
+        policy: Policy,
+        learner: LearnerPort | None = None,
+        monitor: Monitor | None = None,
     ) -> None:
+        """`monitor` watches over a policy that does not learn; None trusts it."""
         if settings.reward not in REWARDS:
             raise SettingsError(f"unknown reward {settings.reward!r}; known: {sorted(REWARDS)}")
         self._settings = settings
         self._policy = policy
         self._learner = learner if settings.mode == "learn" else None
+        self._monitor = monitor
         self._reward = REWARDS[settings.reward]
         self._previous: Observation | None = None
         self._generation: int | None = None
@@ -111,7 +122,10 @@ class Agent:
         if observation.idle:
             return self._decision(snapshot, observation, self._policy.hold(observation), "idle")
         action = self._policy.act(observation, stochastic=self._settings.mode == "learn")
-        decision = self._decision(snapshot, observation, action, "policy")
+        stand = self._monitor.judge(observation) if self._monitor else Stand.POLICY
+        if stand is Stand.TRIAL:
+            action = self._policy.rest(observation)
+        decision = self._decision(snapshot, observation, action, stand.value)
         self._push(number, observation, action, decision.reward)
         return decision
 
@@ -164,5 +178,5 @@ class Agent:
             entropy_nats=action.entropy_nats,
             observation=observation,
             reason=reason,
-            publish=self._settings.mode != "shadow" and reason != "empty",
+            publish=self._settings.mode != "shadow" and reason not in _SILENT,
         )

@@ -25,6 +25,16 @@ DURATION_TOTAL: Final = "duration_ns_total"
 MEMORIES_FLOWS: Final = (50.0, 300.0, 1800.0)
 """Short, medium, long: heavy tails need two thousand flows, a change of capacity some fifty."""
 
+PRIOR_FLOWS: Final = 8.0
+"""Each mean is taken as if that many flows of the service's mean had been seen besides: a backend
+is not judged by its first few flows."""
+FORGET_SHARE: Final = 0.2
+"""A backend's memory fades as if it had answered at least that share of the mean backend's flows:
+one that gets none for its bad record becomes average again, and is tried."""
+
+EARLY_SLACK: Final = 3.0
+"""How many times as long as elsewhere flows may stay after their first byte."""
+
 ELASTICITY_TAU_S: Final = 20.0
 RIDGE: Final = 1.0
 """As if that much had been seen of durations that do not answer to the queue at all."""
@@ -35,7 +45,8 @@ class Averages:
     """N backends in the order of `identity`, K memories.
 
     answers_total, duration_total_ns (N,): the counters as last seen. weight (N, K) in [0, 1]: how
-    much of a memory is filled; total_s (N, K): mean times weight. flows_mean (N,): q lately.
+    much of a memory is filled; total_s (N, K): mean times weight. answers, duration_ns: of all
+    backends since the step before. flows_mean, rate_per_s (N,): q and answers a second lately.
     slope_xy, slope_xx: sums of the regression behind `elasticity`.
     """
 
@@ -44,24 +55,35 @@ class Averages:
     duration_total_ns: Ints
     weight: Float64
     total_s: Float64
+    answers: int
+    duration_ns: int
     flows_mean: Float64
+    rate_per_s: Float64
     slope_xy: float
     slope_xx: float
 
-    @property
-    def known(self) -> NDArray[np.bool_]:
-        """(N,) whether a backend has answered at all."""
-        known: NDArray[np.bool_] = self.weight[:, 0] > 0.0
-        return known
-
     def mean_s(self) -> Float64:
-        """(N, K) means; a backend that never answered counts as the mean of the others, or 0."""
-        means = self.total_s / np.maximum(self.weight, 1e-12)
-        known = self.known
-        if known.all() or not known.any():
-            return means
-        means[~known] = means[known].mean(axis=0)
+        """(N, K) means, drawn to that of all flows by PRIOR_FLOWS; 0 where nothing was answered."""
+        pooled = self.total_s.sum(axis=0) / np.maximum(self.weight.sum(axis=0), 1e-12)
+        flows = self.weight * np.array(MEMORIES_FLOWS)
+        own = self.total_s * np.array(MEMORIES_FLOWS)
+        means: Float64 = (own + PRIOR_FLOWS * pooled) / (flows + PRIOR_FLOWS)
         return means
+
+    def charge(self) -> Float64:
+        """(N,) at least 1: what a mean must be multiplied by where a backend answers too early.
+
+        By Little's law flows stay q / rate seconds. A backend whose flows stay far longer than its
+        first bytes take, in comparison with the others', gave those bytes before it did the work:
+        its durations say nothing about it.
+        """
+        own_s = self.mean_s()[:, 1]
+        told = (self.flows_mean >= 0.5) & (self.rate_per_s > 0.0) & (own_s > 0.0)
+        charge = np.ones(len(own_s))
+        if np.count_nonzero(told) > 2:
+            ratio = self.flows_mean[told] / (self.rate_per_s[told] * own_s[told])
+            charge[told] = np.maximum(ratio / np.median(ratio) / EARLY_SLACK, 1.0)
+        return charge
 
     @property
     def elasticity(self) -> float:
@@ -85,37 +107,44 @@ def follow(snapshot: Snapshot, before: Averages | None, step_s: float) -> Averag
     xy = xx = 0.0
     if before is None:
         known_answers, known_ns, weight, total_s = zeros, zeros, empty, empty
-        flows_mean = flows
+        flows_mean, rate_per_s = flows, np.zeros(count)
     else:
         known_answers = carry(identity, before.identity, before.answers_total, zeros)
         known_ns = carry(identity, before.identity, before.duration_total_ns, zeros)
         weight = carry(identity, before.identity, before.weight, empty)
         total_s = carry(identity, before.identity, before.total_s, empty)
         flows_mean = carry(identity, before.identity, before.flows_mean, flows)
+        rate_per_s = carry(identity, before.identity, before.rate_per_s, np.zeros(count))
         xy, xx = before.slope_xy, before.slope_xx
 
     answers = np.maximum(answers_total - known_answers, 0)
     some = answers > 0
-    mean_s = np.where(some, (duration_total_ns - known_ns) / np.maximum(answers, 1), 0.0) * 1e-9
-    mean_s = np.maximum(mean_s, 0.0)
+    duration_ns = np.where(some, np.maximum(duration_total_ns - known_ns, 0), 0)
+    mean_s = duration_ns / np.maximum(answers, 1) * 1e-9
 
-    fade = np.exp(-step_s / ELASTICITY_TAU_S)
+    elapsed = np.exp(-step_s / ELASTICITY_TAU_S)
     usual_s = total_s[:, 1] / np.maximum(weight[:, 1], 1e-12)
     comparable = some & (weight[:, 1] > 0.1) & (usual_s > 0.0) & (mean_s > 0.0)
     if comparable.any():
         x = np.log((flows[comparable] + 1.0) / (flows_mean[comparable] + 1.0))
         y = np.log(mean_s[comparable] / usual_s[comparable])
-        xy, xx = fade * xy + float(x @ y), fade * xx + float(x @ x)
+        xy, xx = elapsed * xy + float(x @ y), elapsed * xx + float(x @ x)
 
     # All answers of a step count alike: the mean after n of them, each of weight 1/m.
-    keep = np.power(1.0 - 1.0 / np.array(MEMORIES_FLOWS), answers[:, None])
+    share = 1.0 / np.array(MEMORIES_FLOWS)
+    keep = np.power(1.0 - share, answers[:, None])
+    missing = np.maximum(FORGET_SHARE * answers.sum() / max(count, 1) - answers, 0.0)
+    fade = np.power(1.0 - share, missing[:, None])
     return Averages(
         identity=identity,
         answers_total=answers_total,
         duration_total_ns=duration_total_ns,
-        weight=keep * weight + (1.0 - keep),
-        total_s=keep * total_s + (1.0 - keep) * mean_s[:, None],
-        flows_mean=flows_mean + (1.0 - fade) * (flows - flows_mean),
+        answers=int(answers.sum()) if before is not None else 0,
+        duration_ns=int(duration_ns.sum()) if before is not None else 0,
+        weight=fade * keep * weight + (1.0 - keep),
+        total_s=fade * keep * total_s + (1.0 - keep) * mean_s[:, None],
+        flows_mean=flows_mean + (1.0 - elapsed) * (flows - flows_mean),
+        rate_per_s=rate_per_s + (1.0 - elapsed) * (answers / step_s - rate_per_s),
         slope_xy=xy,
         slope_xx=xx,
     )

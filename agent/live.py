@@ -28,6 +28,7 @@ from agent.learn import checkpoint
 from agent.learn.process import LearnerProcess
 from agent.policies import SHIPPED
 from agent.settings import AgentSettings, LearnSettings, PolicySettings, ProcessSettings
+from agent.trust import Envelope, Monitor, TrustSettings
 from config.relations import DEFAULT_SLOTS
 from config.schema import Agent as AgentConfig
 from config.schema import Config
@@ -43,6 +44,7 @@ RETRY_NS: Final = 100_000_000
 """How often a region that is not there is looked for."""
 MODES: Final = {"learn": 1, "frozen": 2, "shadow": 3}
 """As the region's `mode` word tells them."""
+SHADOW_EVERY_NS: Final = 60 * 10**9
 LEAST_REPLAY_STEPS: Final = 512
 """Of the learner, however many backends there may be: less is too little to draw from."""
 
@@ -54,12 +56,18 @@ def learn_settings(seed: int, slots: int) -> LearnSettings:
     return LearnSettings(seed=seed, max_backends=slots, replay_steps=min(steps, usual.replay_steps))
 
 
-def _parameters(config: AgentConfig) -> dict[str, NDArray[np.float32]]:
-    """What the policy begins with. Raises CheckpointError."""
+def _policy_of(config: AgentConfig) -> tuple[dict[str, NDArray[np.float32]], Envelope | None]:
+    """What the policy begins with, and the inputs it was trained on. Raises CheckpointError."""
     if config.checkpoint is None and config.base == "none":
-        return fresh_parameters(config.seed)
+        return fresh_parameters(config.seed), None
     path = config.checkpoint or SHIPPED
-    return checkpoint.actor_of(checkpoint.load(path), str(path))
+    saved = checkpoint.load(path)
+    trained = saved.meta.get("trained")
+    try:
+        envelope = None if trained is None else Envelope.of(trained)
+    except (ValueError, KeyError, TypeError) as error:
+        raise checkpoint.CheckpointError(f"{path}: trained ranges: {error}") from error
+    return checkpoint.actor_of(saved, str(path)), envelope
 
 
 @dataclass
@@ -85,7 +93,10 @@ class ServiceAgent:
         self._complaint = ""
         self._problem = ""
         self._refusing = False
-        parameters = _parameters(config)
+        self._trusted = True
+        self._shadow_ns = 0
+        parameters, envelope = _policy_of(config)
+        self._monitor = Monitor(TrustSettings(), envelope) if config.mode != "learn" else None
         self._learner: LearnerProcess | None = None
         if config.mode == "learn":
             save = None if config.save is None else Path(config.save) / f"{service}.safetensors"
@@ -99,6 +110,7 @@ class ServiceAgent:
             AgentSettings(config.mode, config.reward, config.seed, policy),
             Policy(policy, parameters, config.seed),
             self._learner,
+            self._monitor,
         )
 
     def step(self, now_ns: int) -> Decision | None:
@@ -117,6 +129,7 @@ class ServiceAgent:
                 now_ns + self._expiry_ns,
                 decision.offset,
             )
+        self._report_shadow(attached.region, decision)
         self._report(attached.block, decision, monotonic_ns() - started_ns)
         return decision
 
@@ -137,10 +150,51 @@ class ServiceAgent:
         block.set("parameters_refused_total", counters.parameters_refused)
         block.set_real("reward", decision.reward)
         block.set_real("entropy_nats", decision.entropy_nats)
+        self._report_trust(block, decision)
         if self._learner is not None:
             block.set("learner_updates_total", int(self._learner.report.get("updates", 0)))
             block.set("transitions_dropped_total", self._learner.counters.dropped)
             self._log_trouble(self._learner.report)
+
+    def _report_shadow(self, region: Region, decision: Decision) -> None:
+        """What the policy would have done, now and then, for the log alone."""
+        if self._config.mode != "shadow" or decision.now_ns < self._shadow_ns:
+            return
+        self._shadow_ns = decision.now_ns + SHADOW_EVERY_NS
+        share = decision.weights / decision.weights.mean() if decision.weights.size else ()
+        log.info(
+            "service %s: shadow: would weigh %s and add %.2f to the queues",
+            self._service,
+            ", ".join(
+                f"{region.entry(int(slot)).name} {weight:.2f}"
+                for slot, weight in zip(decision.slots, share, strict=True)
+            )
+            or "nobody",
+            decision.offset,
+        )
+
+    def _report_trust(self, block: AgentBlock, decision: Decision) -> None:
+        monitor = self._monitor
+        if monitor is None:
+            return
+        block.set("trials_total", monitor.trials)
+        block.set("suspensions_total", monitor.suspensions)
+        block.set_real("trusted", float(monitor.stand.trusted))
+        block.set_real("outside", monitor.outside)
+        block.set_real("excess", monitor.excess)
+        if monitor.stand.trusted != self._trusted:
+            self._trusted = monitor.stand.trusted
+            if self._trusted:
+                log.info("service %s: the policy decides again", self._service)
+            else:
+                log.warning(
+                    "service %s: the policy is suspended (%s; %.0f%% of its inputs outside of the "
+                    "trained range, %s); the fallback chooses once its weights expire",
+                    self._service,
+                    monitor.stand.value,
+                    100.0 * monitor.outside,
+                    "no trial yet" if monitor.excess is None else f"excess {monitor.excess:+.2f}",
+                )
 
     def _log_trouble(self, report: Mapping[str, Any]) -> None:
         """What the learner reports again and again is logged once."""

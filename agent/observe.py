@@ -282,7 +282,7 @@ def observe(
     recent_weight = both.recent_weight[:count].astype(np.float64)
     duration_s = charge_open(recent, recent_weight, snapshot.waiting, waiting_age_s)
     averages = follow(snapshot, previous.averages if previous else None, step_s)
-    latency_s = averages.mean_s()
+    latency_s = averages.mean_s() * averages.charge()[:, None]
 
     features = np.zeros((count, FEATURE_COUNT), np.float32)
     # (3, N): each plus 1, so that none is far less than few.
@@ -420,8 +420,8 @@ def _service_features(
     if sampled.any():
         spread = np.log(np.maximum(std[sampled], 1e-12) / mean[sampled])
         service[9] = min(max(float(spread.mean()), -CLIP), CLIP)
-    if averages.known.any():
-        means = averages.mean_s()[averages.known]
+    means = averages.mean_s()
+    if means.any():
         off = np.log(np.maximum(means[:, 0], 1e-12) / np.maximum(means[:, -1], 1e-12))
         service[10] = min(float(off.std()), CLIP)
     return service

@@ -310,9 +310,34 @@ AGENT_REALS: Final = {
         "Entropy of the policy's last choice, mean over the backends, before it is squashed.",
         _SERVICE,
     ),
+    "trusted": Family(
+        "lbd_agent_policy_trusted",
+        "gauge",
+        "1 while the monitor lets the policy decide, 0 while it is suspended.",
+        _SERVICE,
+    ),
+    "outside": Family(
+        "lbd_agent_inputs_outside_ratio",
+        "gauge",
+        "Share of the policy's inputs outside of the range that it was trained on.",
+        _SERVICE,
+    ),
+    "excess": Family(
+        "lbd_agent_excess_log_ratio",
+        "gauge",
+        "Mean log flow duration under the policy over that in trials of the heuristic.",
+        _SERVICE,
+    ),
 }
 AGENT_TOTALS: Final = (
     Totals.of("lbd_agent_steps_total", "Steps of the agent.", _SERVICE, "steps_total"),
+    Totals.of("lbd_agent_trials_total", "Trials of the heuristic.", _SERVICE, "trials_total"),
+    Totals.of(
+        "lbd_agent_suspensions_total",
+        "Times the monitor suspended the policy.",
+        _SERVICE,
+        "suspensions_total",
+    ),
     Totals.of("lbd_agent_busy_seconds_total", "Time in steps.", _SERVICE, "step_ns_total"),
     Totals.of(
         "lbd_agent_learner_updates_total",

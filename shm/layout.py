@@ -175,10 +175,12 @@ AGENT_SCALARS: Final = (
     "step_ns_total",
     "parameters_loaded_total",
     "parameters_refused_total",
+    "trials_total",
+    "suspensions_total",
 )
 AGENT_SCALAR: Final = {name: index for index, name in enumerate(AGENT_SCALARS)}
 # After them, f64: NaN where the last step had none.
-AGENT_REALS: Final = ("reward", "entropy_nats")
+AGENT_REALS: Final = ("reward", "entropy_nats", "trusted", "outside", "excess")
 AGENT_REAL: Final = {name: len(AGENT_SCALARS) + at for at, name in enumerate(AGENT_REALS)}
 AGENT_SCALAR_WORDS: Final = 24
 

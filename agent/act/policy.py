@@ -110,6 +110,12 @@ class Policy:
         self._identity, self._hidden = identity, hidden
         return self._action(u, observation, hidden, None)
 
+    def rest(self, observation: Observation) -> Action:
+        """What the heuristic would do: g = 1, b = 1, the middle memory. Memory keeps going."""
+        identity = observation.identity
+        u = np.zeros((identity.size, len(ACTIONS)), np.float32)
+        return self._action(u, observation, self._aligned_hidden(identity), None)
+
     def _action(
         self, u: Float32, observation: Observation, hidden: Float32, entropy_nats: float | None
     ) -> Action:

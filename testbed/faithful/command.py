@@ -17,6 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     default = {field.name: field.default for field in fields(Setting)}
     parser.add_argument("--utilisation", type=float, default=default["utilisation"])
+    parser.add_argument(
+        "--mean-ms", type=float, default=default["mean_work_s"] * 1e3, help="mean work of a request"
+    )
     parser.add_argument("--run-s", type=float, default=default["run_s"], metavar="SECONDS")
     parser.add_argument("--rounds", type=int, default=default["rounds"])
     parser.add_argument("--seed", type=int, default=default["seed"])
@@ -37,7 +40,11 @@ def run(args: argparse.Namespace) -> int:
     unwind_on_signals()
     console = Console()
     setting = Setting(
-        utilisation=args.utilisation, run_s=args.run_s, rounds=args.rounds, seed=args.seed
+        utilisation=args.utilisation,
+        mean_work_s=args.mean_ms / 1e3,
+        run_s=args.run_s,
+        rounds=args.rounds,
+        seed=args.seed,
     )
 
     def say(pair: Pair) -> None:

@@ -1,6 +1,6 @@
 """One run over real TCP, and what the machine did meanwhile.
 
-Lives here: the load generators' processes, the daemon before each run, the machine's CPU time.
+Lives here: the load generators' processes, what they and the backends measured, CPU time.
 Never here: the order of runs (`compare`), figures.
 """
 
@@ -20,7 +20,7 @@ from shm.reader import Reader
 from testbed.faithful.setting import OVERHEAD, OVERHEAD_PER_S, TIMEOUT_S, Setting
 from testbed.load.result import Result
 from testbed.processes import Child, ChildError
-from testbed.stack import Stack
+from testbed.stack import READY_S, Stack
 
 Floats = NDArray[np.float64]
 
@@ -65,13 +65,11 @@ class LiveRun:
 def run(stack: Stack, setting: Setting, service: str, seed: int) -> LiveRun:
     """The plan of `seed` through `service`, beside a trickle of requests without work.
 
-    The daemon starts anew before, so that no run profits from what another one learned. Raises
-    ChildError where a process fails.
+    Raises ChildError where a process fails.
     """
-    stack.daemon.stop()
-    stack.start_daemon()
     folder = stack.config.parent
-    lateness_before, ticks_before = _lateness(stack), _cpu_ticks()
+    seen = Reader(stack.region(OVERHEAD.name))
+    before, lateness_before, ticks_before = _seen(seen), _lateness(stack), _cpu_ticks()
     # In full: a rounded rate would be another plan than the one that is simulated.
     rate, mean_ms = setting.rate_per_s, setting.mean_work_s * 1e3
     load = _load(stack, setting, service, seed, rate, mean_ms, folder / "run.npz")
@@ -82,19 +80,19 @@ def run(stack: Stack, setting: Setting, service: str, seed: int) -> LiveRun:
     result = _result(load, setting, folder / "run.npz")
     idle, total = (after - b for after, b in zip(_cpu_ticks(), ticks_before, strict=True))
     late_s, told = _lateness(stack) - lateness_before
-    overhead = _overhead(stack, empty, float(late_s / max(told, 1.0)))
+    count, inside_s = _seen(seen) - before
+    if not empty.ok.any() or not count:
+        raise ChildError(f"no request without work was answered: {empty.failures()}")
+    latency_s = float((empty.latency_s() - empty.lag_s()[empty.ok]).mean())
+    inside_s /= count
+    overhead = Overhead(inside_s + late_s / max(told, 1.0), latency_s - inside_s)
     return LiveRun(result, overhead, 1.0 - idle / max(total, 1))
 
 
-def _overhead(stack: Stack, empty: Result, lateness_s: float) -> Overhead:
-    """From requests without work, and how late the backends' timers rang for those with."""
-    totals = Reader(stack.region(OVERHEAD.name)).snapshot(monotonic_ns()).totals
-    completed = int(totals["completed_total"].sum())
-    if not empty.ok.all() or completed != len(empty.ok):
-        raise ChildError(f"of {len(empty.ok)} requests without work {completed} were completed")
-    seen_s = float(totals["fct_ns_total"].sum()) * 1e-9 / completed
-    latency_s = float((empty.latency_s() - empty.lag_s()).mean())
-    return Overhead(seen_s + lateness_s, latency_s - seen_s)
+def _seen(reader: Reader) -> Floats:
+    """Requests that the balancer has completed so far, and their summed seconds in it."""
+    totals = reader.snapshot(monotonic_ns()).totals
+    return np.array([totals["completed_total"].sum(), totals["fct_ns_total"].sum() * 1e-9])
 
 
 def _lateness(stack: Stack) -> Floats:
@@ -104,7 +102,7 @@ def _lateness(stack: Stack) -> Floats:
     """
     total = np.zeros(2)
     for port in stack.backend_port.values():
-        with urlopen(f"http://127.0.0.1:{port}/stats", timeout=5) as answer:
+        with urlopen(f"http://127.0.0.1:{port}/stats", timeout=READY_S) as answer:
             stats = json.load(answer)
         total += np.array([stats["lateness_mean_s"], 1.0]) * stats["finished"]
     return total

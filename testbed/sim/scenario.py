@@ -157,7 +157,7 @@ class Scenario(Model):
     warmup_s: NotNegative = 10.0
     link_s: tuple[NotNegative, NotNegative] = (1e-4, 1e-3)
     timeout_s: Positive = 40.0
-    detect_s: NotNegative = 1.0
+    detect_s: NotNegative = 0.1
     clients: int = Field(ge=1, default=4096)
 
     @model_validator(mode="after")

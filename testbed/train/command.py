@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -24,8 +25,10 @@ from safetensors.numpy import load_file, save_file
 
 from agent.act.network import fresh_parameters
 from agent.learn import checkpoint
+from agent.trust import Envelope
 from testbed.train.distribution import scenario
 from testbed.train.imitate import Example, Settings, train
+from testbed.train.rollouts import Sequence as Seen
 from testbed.train.rollouts import holding, record
 from testbed.train.tables import Table, search
 from testbed.train.validate import Score, score
@@ -89,8 +92,12 @@ def run(args: argparse.Namespace) -> int:
             print(f"round {number}: {found.log_cost:+.4f} +- {found.error:.4f}", flush=True)
     best = min(range(recipe.rounds), key=lambda number: scores[f"round-{number}"].log_cost)
     card = describe(recipe, scores, best, time.monotonic() - started_s)
+    trained = envelope([example.seen for example in seen]).document()
     arrays = {f"actor.{name}": array for name, array in load_file(store.actor(best)).items()}
-    checkpoint.save(checkpoint.Saved(arrays, {"card": card}), args.out / "policy.safetensors")
+    checkpoint.save(
+        checkpoint.Saved(arrays, {"card": card, "trained": trained}),
+        args.out / "policy.safetensors",
+    )
     (args.out / "card.json").write_text(json.dumps(card, indent=2) + "\n")
     return 0
 
@@ -166,6 +173,15 @@ def imitate(
     found = train(examples, recipe.imitate, begin, report)
     save_file(found, path)
     return found
+
+
+def envelope(seen: Sequence[Seen], tail: float = 0.001) -> Envelope:
+    """The range of each input over all rollouts, but for a share of `tail` at either end."""
+    features = np.concatenate([part.features.reshape(-1, part.features.shape[-1]) for part in seen])
+    service = np.concatenate([part.service for part in seen])
+    low, high = np.quantile(features, (tail, 1.0 - tail), axis=0)
+    service_low, service_high = np.quantile(service, (tail, 1.0 - tail), axis=0)
+    return Envelope(low, high, service_low, service_high)
 
 
 def describe(

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import select
 import subprocess
 import sys
+import time
+from pathlib import Path
+from subprocess import DEVNULL
 
 import polars as pl
 import pytest
 from league_suite import SUITE_YAML
+
+# The first run of a simulator that has changed compiles it, on a busy machine for minutes.
+COMPILE_S = 500.0
+pytestmark = pytest.mark.timeout(COMPILE_S + 60)
 
 
 @pytest.fixture
@@ -20,7 +29,7 @@ def league(tmp_path):
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=COMPILE_S,
             check=False,
         )
 
@@ -79,3 +88,24 @@ def test_what_is_not_there_is_said(league, flags, words):
     assert ended.returncode == 2
     assert words in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_killed_league_leaves_no_processes(tmp_path):
+    (tmp_path / "mine.yaml").write_text(SUITE_YAML.replace("duration_s: 4", "duration_s: 4000"))
+    command = ["-m", "testbed", "league", "--suite", "mine.yaml", "--policies", "lsq"]
+    with subprocess.Popen([sys.executable, *command], cwd=tmp_path, stdout=DEVNULL) as league:
+        try:
+            children = Path(f"/proc/{league.pid}/task/{league.pid}/children")
+            # A worker, and the tracker of multiprocessing.
+            deadline_s = time.monotonic() + COMPILE_S
+            while len(workers := children.read_text().split()) < 2:
+                assert league.poll() is None
+                assert time.monotonic() < deadline_s
+                time.sleep(0.05)
+            handles = [os.pidfd_open(int(pid)) for pid in workers]
+        finally:
+            league.kill()
+    for handle in handles:
+        with os.fdopen(handle):
+            # A handle is readable when its process has ended.
+            assert select.select([handle], [], [], 60.0)[0]

@@ -11,6 +11,7 @@ from sim_pair import Pair, SplitMix, empty_state
 from lbd.dispatch import POLICIES, Memory
 from lbd.dispatch.latency import FORGIVE_FLOWS, LatencyAverages
 from testbed.sim.compiled import latency as compiled_latency
+from testbed.sim.compiled.dispatch import RESIDUAL
 from testbed.sim.compiled.sums import add_up
 from testbed.sim.policies import rule
 
@@ -136,7 +137,7 @@ def test_a_backend_that_comes_back_unseen_is_treated_alike() -> None:
 def test_residual_with_equal_weights_is_ewma() -> None:
     """The agent's rule, 1 / latency as the base of its weight, at a learned factor of 1."""
     pair = Pair("ewma", 5, 4)
-    pair.state.balancers[0]["policy"] = 11
+    pair.state.balancers[0]["policy"] = RESIDUAL
     pair.set_usable([0, 1, 3, 4])
     rng = np.random.default_rng(3)
     for _ in range(300):

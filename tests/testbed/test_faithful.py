@@ -13,7 +13,7 @@ from testbed.faithful.compare import Pair
 from testbed.faithful.figures import rows
 from testbed.faithful.live import LiveRun, Overhead
 from testbed.faithful.report import tables, write
-from testbed.faithful.setting import Setting
+from testbed.faithful.setting import TIMEOUT_S, Setting
 from testbed.load.arrivals import Plan
 from testbed.load.result import RECORD, Outcome, Result
 from testbed.processes import Children
@@ -61,7 +61,7 @@ def test_the_twin_of_one_backend_is_the_servers_own_discipline(overhead):
     served = ~np.isnan(expected)
     assert 0 < served.sum() < len(plan)  # some are rejected, by both
     np.testing.assert_allclose(simulated.fct_s[served], expected[served], atol=1e-7)
-    assert (simulated.fct_s[~served] == 40.0).all()
+    assert (simulated.fct_s[~served] == TIMEOUT_S).all()
 
 
 def test_the_twins_requests_leave_when_the_live_ones_left():
@@ -77,7 +77,7 @@ def test_latency_counts_from_when_a_request_left_and_failures_as_the_timeout():
     table["done_ns"] = 12_000_000
     table["outcome"] = Outcome.OK, Outcome.TIMEOUT
     run = LiveRun(Result(table, 0.0), Overhead(0.0, 0.0), 0.5)
-    np.testing.assert_allclose(run.latency_s(), [0.01, 40.0])
+    np.testing.assert_allclose(run.latency_s(), [0.01, TIMEOUT_S])
     np.testing.assert_allclose(run.sent_s(), [0.002, 0.002])
 
 
@@ -129,5 +129,5 @@ def test_a_short_comparison_from_the_command_line(tmp_path):
     methods = [row["method"] for row in document["rows"]]
     assert methods == ["rr", "lsq", "sed-true", "sed-wrong", "ewma"]
     for run in document["runs"]:
-        assert 0.0 < run["live_mean_s"] < 40.0
+        assert 0.0 < run["live_mean_s"] < TIMEOUT_S
         assert run["overhead"]["inside_s"] > 0.0

@@ -6,12 +6,14 @@ Never here: which matches (`season`), what happens in one (`match`).
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from itertools import islice
 from multiprocessing import get_context
 
+from testbed.kernel import end_with_parent
 from testbed.sim.league.content import engine_digest
 from testbed.sim.league.match import Figures, Match, play
 
@@ -27,15 +29,19 @@ class FarmError(RuntimeError):
 
 
 def here(jobs: int) -> Farm:
-    """`jobs` processes of this machine. An exception of a match ends the others and is raised."""
+    """`jobs` processes of this machine, which end with the thread that plays.
+
+    An exception of a match is raised when those in play have ended.
+    """
 
     def farm(matches: Sequence[Match]) -> Iterator[Played]:
         # Spawned, because a forked numba or torch may hang in its thread pool.
-        workers = min(jobs, max(len(matches), 1))
-        context = get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_alone) as pool:
+        with ProcessPoolExecutor(jobs, get_context("spawn"), _be_led, (os.getpid(),)) as pool:
             try:
-                futures = {pool.submit(play, match): match for match in matches}
+                # The first to play compiles for all, where nobody has before.
+                for match in matches[-1:]:
+                    yield match, pool.submit(play, match).result()
+                futures = {pool.submit(play, match): match for match in matches[:-1]}
                 for future in as_completed(futures):
                     yield futures[future], future.result()
             finally:
@@ -44,8 +50,9 @@ def here(jobs: int) -> Farm:
     return farm
 
 
-def _leave_alone() -> None:
-    """Ctrl-C goes to the whole group; the parent alone decides, after the matches in play."""
+def _be_led(parent_pid: int) -> None:
+    """Ctrl-C goes to the whole group: the parent alone decides, and waits for what is in play."""
+    end_with_parent(parent_pid)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
