@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from config.schema import POLICIES as CONFIGURED
@@ -56,6 +56,7 @@ def test_the_registry_is_what_the_configuration_offers() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+@settings(deadline=None)  # maglev builds a table of 65537 entries for each example
 @given(data=st.data())
 def test_only_usable_slots_are_chosen(name: str, data: st.DataObject) -> None:
     """Also after flows of backends that are no longer usable were answered or failed."""
