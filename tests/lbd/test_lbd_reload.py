@@ -107,7 +107,7 @@ def test_backends_come_and_go_in_place(daemon: Start, backend: Make) -> None:
     changed = {**service, "backends": [{"name": "new", "address": second.address, "weight": 3.0}]}
     rewrite(one, changed, workers=2)
     reload(one)
-    assert f"services.{service['name']}.backends.new" in one.log
+    until(lambda: f"services.{service['name']}.backends.new" in one.log, "the change told")
     for _ in range(10):
         assert ask(service) == b"ping"
     # The former backend keeps its slot for the flow that is open.
