@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from types import TracebackType
 
+from testbed.kernel import end_with_parent
+
 BOOT = r"""
 set -e
 mount -t tmpfs tmpfs "$SCRATCH"
@@ -73,6 +75,7 @@ class Machine:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(TARGET)
         self._group.mkdir()
+        parent_pid = os.getpid()
         try:
             self._process = subprocess.Popen(
                 ["unshare", *"-m -p -C -u -i --fork --kill-child bash -c".split(), BOOT],
@@ -84,13 +87,18 @@ class Machine:
                     "BOUND_FROM": str(self._bound[1]),
                 },
                 stdin=subprocess.DEVNULL,
-                preexec_fn=lambda: (self._group / "cgroup.procs").write_text("0") and None,
+                preexec_fn=lambda: self._enter(parent_pid),
             )
             self._wait_for_boot(self._process.pid)
         except BaseException:
             self.__exit__(None, None, None)
             raise
         return self
+
+    def _enter(self, parent_pid: int) -> None:
+        """In the child: its cgroup, and an end with this process, however that ends."""
+        (self._group / "cgroup.procs").write_text("0")
+        end_with_parent(parent_pid)
 
     def _wait_for_boot(self, parent_pid: int) -> None:
         end_s = time.monotonic() + BOOT_S
