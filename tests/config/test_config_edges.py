@@ -69,6 +69,25 @@ def test_a_mistake_is_named_with_what_would_be_right(
 
 
 @pytest.mark.parametrize(
+    "line",
+    [
+        "proxy_in: {trust: [unix]}",
+        "proxy_out: {version: 2}",
+        "sni: [www.example.org]",
+        "stick: {sources: 100}",
+        "limits: {overload: shed}",
+        "limits: {per_source: {new: 1}}",
+    ],
+)
+def test_datagrams_have_no_connections_to_stand_before(tmp_path: Path, line: str) -> None:
+    text = WEB.replace(": 127", ": udp:127")
+    assert said(tmp_path, text) == []
+    (problem,) = said(tmp_path, text + f"    {line}\n")
+    assert problem.startswith(f"6: services[0].{line.partition(':')[0]}: ")
+    assert "for the service listens on udp:host:port" in problem
+
+
+@pytest.mark.parametrize(
     ("backend", "expected"),
     [
         ("{name: b, address: 127.0.0.1:1, dns: {}}", "null, for the address is not a host name"),
