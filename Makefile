@@ -10,7 +10,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 # Where `make install` puts things; docs/deployment.md has the layout. DESTDIR is for packagers.
 PREFIX ?= /usr/local
 SYSCONFDIR ?= /etc
-EXTRAS ?= [agent]
+EXTRAS ?= [agent,learn]
 LIB := $(PREFIX)/lib/lbd
 UNITS := lbd.service lbd-agent.service lbd.socket
 
