@@ -20,9 +20,10 @@ from lbd_client import connect
 from lbd_waiting import until
 
 from config.address import Address
-from config.names import Dns
+from config.names import Dns, Resolver
 from config.schema import Backend as BackendConfig
 from lbd.names.known import Answer, Found, Known
+from lbd.names.lookup import Lookup
 
 Make = Callable[..., Backend]
 Start = Callable[..., ld.Daemon]
@@ -173,6 +174,17 @@ def dns_service(name: str, port: int, **dns: Any) -> dict[str, Any]:
     service = ld.service([f"{name}:{port}"], policy="rr", slots=16)
     service["backends"][0]["dns"] = {"every_s": 1, **dns}
     return service
+
+
+async def test_what_is_found_is_of_the_kind_that_was_named(
+    zone: tuple[Zone, dict[str, Any]],
+) -> None:
+    records, resolver = zone
+    records.set("dns.test", "127.0.0.1")
+    lookup = Lookup(Resolver.model_validate(resolver))
+    for name, found in (("dns.test:53", "127.0.0.1:53"), ("udp:dns.test:53", "udp:127.0.0.1:53")):
+        told = await lookup.ask(Address.parse(name), Dns())
+        assert [str(one.address) for one in told.found] == [found]
 
 
 def test_addresses_come_and_go_and_flows_stay(

@@ -73,6 +73,14 @@ def test_a_session_is_one_client_and_one_backend(daemon: Start, serve: Serve) ->
     assert found["waiting"] == 0
 
 
+def test_sessions_come_from_the_configured_source(daemon: Start, serve: Serve) -> None:
+    server = serve()
+    service = udp_service([server.address], source={"address": "127.0.0.3"})
+    daemon(service)
+    assert ask(service) == b"ping"
+    assert {host for host, _ in sources(server)} == {"127.0.0.3"}
+
+
 def test_datagrams_of_every_size_pass_unchanged(daemon: Start, serve: Serve) -> None:
     service = udp_service([serve().address])
     daemon(service)
