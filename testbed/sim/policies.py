@@ -147,12 +147,18 @@ class AgentWeights:
             world.set_weights(balancer, decision.identity, decision.weights, decision.offset)
 
 
-def agent_rule(name: str, parameters: Parameters, policy: PolicySettings | None = None) -> Rule:
+def agent_rule(
+    name: str,
+    parameters: Parameters,
+    policy: PolicySettings | None = None,
+    period_s: float = 0.25,
+) -> Rule:
     """Shortest expected delay with the weights of a frozen agent a balancer."""
 
     def make(world: World, balancer: int, seed: int) -> Controller:
         settings = policy or PolicySettings()
-        return AgentWeights(Agent(AgentSettings(mode="frozen"), Policy(settings, parameters)))
+        agent = Agent(AgentSettings(mode="frozen"), Policy(settings, parameters))
+        return AgentWeights(agent, period_s)
 
     return Rule(name, dispatch.SED, controller=make)
 
