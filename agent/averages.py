@@ -32,7 +32,12 @@ FORGET_SHARE: Final = 0.2
 """A backend's memory fades as if it had answered at least that share of the mean backend's flows:
 one that gets none for its bad record becomes average again, and is tried."""
 
-EARLY_SLACK: Final = 3.0
+STARVED_SHARE: Final = 0.1
+FORGIVE_FLOWS: Final = 32.0
+"""Of one that answers less than STARVED_SHARE of the mean, half is forgotten with every
+FORGIVE_FLOWS answers a backend, as `ewma` does: one bad flow must not bar it for long."""
+
+EARLY_SLACK: Final = 6.0
 """How many times as long as elsewhere flows may stay after their first byte."""
 
 ELASTICITY_TAU_S: Final = 20.0
@@ -46,7 +51,8 @@ class Averages:
 
     answers_total, duration_total_ns (N,): the counters as last seen. weight (N, K) in [0, 1]: how
     much of a memory is filled; total_s (N, K): mean times weight. answers, duration_ns: of all
-    backends since the step before. flows_mean, rate_per_s (N,): q and answers a second lately.
+    backends since the step before. seen (N,) in [0, 1]: how much of ELASTICITY_TAU_S a backend has
+    been there; flows_mean, rate_per_s (N,): means of q and of answers a second, times `seen`.
     slope_xy, slope_xx: sums of the regression behind `elasticity`.
     """
 
@@ -57,6 +63,7 @@ class Averages:
     total_s: Float64
     answers: int
     duration_ns: int
+    seen: Float64
     flows_mean: Float64
     rate_per_s: Float64
     slope_xy: float
@@ -78,7 +85,8 @@ class Averages:
         its durations say nothing about it.
         """
         own_s = self.mean_s()[:, 1]
-        told = (self.flows_mean >= 0.5) & (self.rate_per_s > 0.0) & (own_s > 0.0)
+        told = (self.seen > 0.3) & (self.flows_mean >= 0.5 * self.seen)
+        told &= (self.rate_per_s > 0.0) & (own_s > 0.0)
         charge = np.ones(len(own_s))
         if np.count_nonzero(told) > 2:
             ratio = self.flows_mean[told] / (self.rate_per_s[told] * own_s[told])
@@ -104,17 +112,19 @@ def follow(snapshot: Snapshot, before: Averages | None, step_s: float) -> Averag
     duration_total_ns = snapshot.totals.get(DURATION_TOTAL, zeros)
     empty = np.zeros((count, memories))
     flows = snapshot.flows.astype(np.float64)
+    nothing = np.zeros(count)
     xy = xx = 0.0
     if before is None:
         known_answers, known_ns, weight, total_s = zeros, zeros, empty, empty
-        flows_mean, rate_per_s = flows, np.zeros(count)
+        seen = flows_mean = rate_per_s = nothing
     else:
         known_answers = carry(identity, before.identity, before.answers_total, zeros)
         known_ns = carry(identity, before.identity, before.duration_total_ns, zeros)
         weight = carry(identity, before.identity, before.weight, empty)
         total_s = carry(identity, before.identity, before.total_s, empty)
-        flows_mean = carry(identity, before.identity, before.flows_mean, flows)
-        rate_per_s = carry(identity, before.identity, before.rate_per_s, np.zeros(count))
+        seen = carry(identity, before.identity, before.seen, nothing)
+        flows_mean = carry(identity, before.identity, before.flows_mean, nothing)
+        rate_per_s = carry(identity, before.identity, before.rate_per_s, nothing)
         xy, xx = before.slope_xy, before.slope_xx
 
     answers = np.maximum(answers_total - known_answers, 0)
@@ -124,9 +134,10 @@ def follow(snapshot: Snapshot, before: Averages | None, step_s: float) -> Averag
 
     elapsed = np.exp(-step_s / ELASTICITY_TAU_S)
     usual_s = total_s[:, 1] / np.maximum(weight[:, 1], 1e-12)
-    comparable = some & (weight[:, 1] > 0.1) & (usual_s > 0.0) & (mean_s > 0.0)
+    comparable = some & (weight[:, 1] > 0.1) & (usual_s > 0.0) & (mean_s > 0.0) & (seen > 0.3)
     if comparable.any():
-        x = np.log((flows[comparable] + 1.0) / (flows_mean[comparable] + 1.0))
+        usual = flows_mean[comparable] / seen[comparable]
+        x = np.log((flows[comparable] + 1.0) / (usual + 1.0))
         y = np.log(mean_s[comparable] / usual_s[comparable])
         xy, xx = elapsed * xy + float(x @ y), elapsed * xx + float(x @ x)
 
@@ -135,6 +146,9 @@ def follow(snapshot: Snapshot, before: Averages | None, step_s: float) -> Averag
     keep = np.power(1.0 - share, answers[:, None])
     missing = np.maximum(FORGET_SHARE * answers.sum() / max(count, 1) - answers, 0.0)
     fade = np.power(1.0 - share, missing[:, None])
+    middle = rate_per_s.sum() / max(count, 1)
+    starved = (seen > 0.3) & (rate_per_s < STARVED_SHARE * middle)
+    fade[starved] *= 0.5 ** (answers.sum() / (FORGIVE_FLOWS * max(count, 1)))
     return Averages(
         identity=identity,
         answers_total=answers_total,
@@ -143,6 +157,7 @@ def follow(snapshot: Snapshot, before: Averages | None, step_s: float) -> Averag
         duration_ns=int(duration_ns.sum()) if before is not None else 0,
         weight=fade * keep * weight + (1.0 - keep),
         total_s=fade * keep * total_s + (1.0 - keep) * mean_s[:, None],
+        seen=seen + (1.0 - elapsed) * (1.0 - seen),
         flows_mean=flows_mean + (1.0 - elapsed) * (flows - flows_mean),
         rate_per_s=rate_per_s + (1.0 - elapsed) * (answers / step_s - rate_per_s),
         slope_xy=xy,

@@ -305,7 +305,9 @@ class Agent(Section):
     @field_validator("base")
     @classmethod
     def _frozen_has_a_policy(cls, base: str, info: ValidationInfo) -> str:
-        if base == "none" and info.data.get("mode") == "frozen" and not info.data["checkpoint"]:
+        # Absent where it is itself invalid, which is said already.
+        unset = "checkpoint" in info.data and info.data["checkpoint"] is None
+        if base == "none" and info.data.get("mode") == "frozen" and unset:
             raise ValueError("latency, or a checkpoint trained without that base")
         return base
 

@@ -60,8 +60,10 @@ class TrueWeights:
     period_s: float = 0.05
 
     def step(self, world: World, balancer: int) -> None:
-        world.state.weight[balancer] = world.capacity_per_s()
-        dispatch.refresh(world.state, balancer)
+        capacity = world.capacity_per_s()
+        if not np.array_equal(world.state.weight[balancer], capacity):
+            world.state.weight[balancer] = capacity
+            dispatch.refresh(world.state, balancer)
 
 
 class ActiveProbing:
@@ -73,7 +75,7 @@ class ActiveProbing:
     a probe is `delay_s` old when it counts.
     """
 
-    gain = 0.3
+    gain = 0.05
     bound = 0.5 * np.log(16.0)
 
     def __init__(self, world: World, period_s: float = 0.25, delay_s: float = 0.05) -> None:

@@ -20,7 +20,11 @@ START_NS = 7 * 86_400 * 10**9
 """Clock of the monotonic kind at time 0: a week of uptime, too long for float32 nanoseconds."""
 
 # Outcomes of a flow; PENDING while it is on its way.
-PENDING, FINISHED, REJECTED, FAILED, UNROUTED = range(5)
+# REFUSED is for the moment: the flow is tried elsewhere, or fails.
+PENDING, FINISHED, REJECTED, FAILED, UNROUTED, REFUSED = range(6)
+
+RETRIES = 2
+"""Further attempts of a flow whose server refused it, each at another one, as `lbd` has it."""
 
 F8, I8 = np.float64, np.int64
 
@@ -46,6 +50,7 @@ FLOW = np.dtype(
         ("server", np.int32),
         ("stage", np.int32),
         ("outcome", np.int32),
+        ("retries", np.int32),
         ("client", I8),
     ]
 )

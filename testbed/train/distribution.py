@@ -17,11 +17,17 @@ FLOWS = 40_000
 """About how many flows a scenario has; its duration follows, within bounds."""
 
 
+ONE_CPU_SHARE = 0.4
+"""Of the scenarios, those whose servers differ in nothing but speed."""
+
+
 def scenario(seed: int) -> Scenario:
     """The scenario of that number."""
     rng = np.random.default_rng([0x7A11, seed])
     balancers = int(rng.choice([1, 2, 2, 2, 3, 4, 6]))
     servers = _servers(rng, balancers)
+    if np.random.default_rng([0x51, seed]).random() < ONE_CPU_SHARE:
+        servers = tuple(_one_cpu(group) for group in servers)
     draft = Scenario(
         name=f"train-{seed}",
         kind="train",
@@ -62,6 +68,11 @@ def _servers(rng: np.random.Generator, balancers: int) -> tuple[Servers, ...]:
         )
         for size in sizes
     )
+
+
+def _one_cpu(group: Servers) -> Servers:
+    """As much capacity, in one CPU that is as many times as fast."""
+    return group.model_copy(update={"cpus": 1, "speed": group.cpus * group.speed})
 
 
 def _application(rng: np.random.Generator) -> Application:

@@ -89,7 +89,7 @@ def test_defaults_are_the_documented_ones() -> None:
         ),
         "agent": {
             "interval_ms": 250,
-            "mode": "learn",
+            "mode": "frozen",
             "checkpoint": None,
             "save": None,
             "save_every_s": 30,

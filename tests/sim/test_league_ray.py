@@ -14,6 +14,9 @@ from testbed.sim.league import farm
 from testbed.sim.league.cache import Cache
 from testbed.sim.league.season import play_season
 
+# The first run of a simulator that has changed compiles it.
+pytestmark = pytest.mark.timeout(600)
+
 ROOT = Path(__file__).parents[2]
 SUITE = (scenario(name="small"), scenario(name="other", servers=[{"count": 5}]))
 POLICIES = ("sed-global", "lsq")

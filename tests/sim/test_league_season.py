@@ -15,6 +15,9 @@ from testbed.sim.league.season import play_season
 from testbed.sim.policies import RuleError, rule
 from testbed.sim.run import simulate
 
+# The first run of a simulator that has changed compiles it.
+pytestmark = pytest.mark.timeout(600)
+
 POLICIES = ("sed-global", "lsq", "awcmp")
 SUITE = (scenario(name="small"), scenario(name="large", balancers=3, servers=[{"count": 5}]))
 

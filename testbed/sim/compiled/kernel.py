@@ -15,7 +15,7 @@ from testbed.sim.compiled.dispatch import JIQ, clock_ns
 from testbed.sim.compiled.jit import inner, outer
 from testbed.sim.compiled.queues import bring_up_to, complete, join, schedule
 from testbed.sim.compiled.random import uniform
-from testbed.sim.records import FAILED, FINISHED, REJECTED, UNROUTED, State
+from testbed.sim.records import FAILED, FINISHED, REFUSED, REJECTED, RETRIES, UNROUTED, State
 
 # What a flow does next. Each step of its way returns one of these.
 _AWAY, _ACCEPT, _TO_SERVER, _REACH, _STAGE, _LEAVE, _LAND = range(7)
@@ -51,18 +51,19 @@ def advance(s: State, until_s: float) -> bool:
             world.next_flow += 1
             step = _ACCEPT
         # In the order of a flow's way, so that each step is compiled into the loop once.
-        if step == _ACCEPT:
-            step = _accept(s, i)
-        if step == _TO_SERVER:
-            step = _defer(s, s.flows[i].there_s, 2 * i, _REACH)
-        if step == _REACH:
-            step = _reach(s, i)
-        if step == _STAGE:
-            step = _next_stage(s, i)
-        if step == _LEAVE:
-            step = _leave(s, i)
-        if step == _LAND:
-            _land(s, i)
+        while step != _AWAY:
+            if step == _ACCEPT:
+                step = _accept(s, i)
+            if step == _TO_SERVER:
+                step = _defer(s, s.flows[i].there_s, 2 * i, _REACH)
+            if step == _REACH:
+                step = _reach(s, i)
+            if step == _STAGE:
+                step = _next_stage(s, i)
+            if step == _LEAVE:
+                step = _leave(s, i)
+            if step == _LAND:
+                step = _land(s, i)
 
 
 @inner
@@ -85,19 +86,50 @@ def _accept(s: State, i: int) -> int:
         s.gap_ns[m, at] = np.uint64((now_s - balancer.accepted_s) * 1e9)
         s.gap_t_ns[m, at] = np.uint64(clock_ns(now_s))
     balancer.accepted_s = now_s
-    slot = dispatch.choose(s, m, i)
+    return _send(s, i, dispatch.choose(s, m, i))
+
+
+@inner
+def _send(s: State, i: int, slot: int) -> int:
+    """To the server that was chosen; a flow without one ends here."""
+    flow = s.flows[i]
     if slot == NONE:
         flow.outcome = UNROUTED
-        flow.done_s = now_s
+        flow.done_s = s.world[0].now_s
         return _AWAY
     flow.server = slot
-    s.q[m, slot] += 1.0
+    s.q[flow.balancer, slot] += 1.0
     s.servers[slot].flows += 1.0
-    view = s.views[m, slot]
+    view = s.views[flow.balancer, slot]
     view.accepted += 1
-    view.start_s += now_s
+    view.start_s += flow.at_s
     _promise(s, i, 1.0)
     return _TO_SERVER
+
+
+@outer
+def _retry(s: State, i: int) -> int:
+    """At another server than the one that refused, as `Policy.choose_but` has it."""
+    flow, world = s.flows[i], s.world[0]
+    m = flow.balancer
+    flow.retries += 1
+    place = -1
+    for at in range(world.usable):
+        if s.usable[at] == flow.server:
+            place = at
+    if place >= 0:
+        for at in range(place, world.usable - 1):
+            s.usable[at] = s.usable[at + 1]
+        world.usable -= 1
+        dispatch.refresh(s, m)
+    slot = dispatch.choose(s, m, i)
+    if place >= 0:
+        for at in range(world.usable, place, -1):
+            s.usable[at] = s.usable[at - 1]
+        s.usable[place] = flow.server
+        world.usable += 1
+        dispatch.refresh(s, m)
+    return _send(s, i, slot)
 
 
 @inner
@@ -115,7 +147,7 @@ def _reach(s: State, i: int) -> int:
     flow = s.flows[i]
     server, cpu = s.servers[flow.server], s.stations[flow.server]
     if not server.up:
-        flow.outcome = FAILED
+        flow.outcome = REFUSED
     elif cpu.serving >= cpu.places and cpu.waiting >= server.backlog:
         flow.outcome = REJECTED
     else:
@@ -153,7 +185,7 @@ def _leave(s: State, i: int) -> int:
 
 
 @inner
-def _land(s: State, i: int) -> None:
+def _land(s: State, i: int) -> int:
     """The balancer sees the end of the flow."""
     now_s, flow = s.world[0].now_s, s.flows[i]
     m, slot = flow.balancer, flow.server
@@ -168,7 +200,11 @@ def _land(s: State, i: int) -> None:
     if flow.outcome != FINISHED:
         view.failed += 1
         dispatch.failed(s, m, slot, duration_ns)
-        return
+        if flow.outcome == REFUSED:
+            if flow.retries < RETRIES:
+                return _retry(s, i)
+            flow.outcome = FAILED
+        return _AWAY
     view.answered += 1
     view.duration_ns += int(duration_ns)
     at = int(uniform(s) * s.duration_ns.shape[2])
@@ -176,6 +212,7 @@ def _land(s: State, i: int) -> None:
     s.duration_ns[m, slot, at] = np.uint64(duration_ns)
     s.duration_t_ns[m, slot, at] = np.uint64(now_ns)
     dispatch.sampled(s, m, slot, float(now_ns), duration_ns)
+    return _AWAY
 
 
 @outer

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 DEFAULT_POLICIES = (
     "sed-global,rr,wrr,ecmp,wcmp,lsq,sed,p2c,ewma:20,ewma,ewma:1000,ewma:5000,least_time,hcl,jiq,"
-    "maglev,awcmp,hlb,wcmp-true,sed-true,oracle"
+    "maglev,awcmp,hlb,wcmp-true,sed-true,oracle,agent"
 )
 
 
