@@ -64,9 +64,11 @@ class Settings:
 
 @dataclass(frozen=True)
 class Outcome:
-    """parameters: the best of those judged, the given ones among them; scores by episode."""
+    """parameters: the best of those judged, the given ones among them; last: at the end, whatever
+    their score; scores by episode."""
 
     parameters: dict[str, Float32]
+    last: dict[str, Float32]
     scores: dict[int, Score]
 
 
@@ -146,7 +148,7 @@ def refine(
         scores[ended] = score
         _keep(path, learner, best, ended, scores)
         report(ended, came, score)
-    return Outcome(best, scores)
+    return Outcome(best, learner.actor_arrays(), scores)
 
 
 def _keep(
