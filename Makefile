@@ -7,7 +7,14 @@ READY := $(VENV)/.ready
 DEMO_READY := $(if $(LEARN),$(VENV)/.learn,$(VENV)/.demo)
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
 
-.PHONY: demo test test-slow test-scenarios check bench clean
+# Where `make install` puts things; docs/deployment.md has the layout. DESTDIR is for packagers.
+PREFIX ?= /usr/local
+SYSCONFDIR ?= /etc
+EXTRAS ?= [agent,learn]
+LIB := $(PREFIX)/lib/lbd
+UNITS := lbd.service lbd-agent.service lbd.socket
+
+.PHONY: demo test test-slow test-scenarios check bench fuzz docs install uninstall clean
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -28,7 +35,7 @@ demo: $(DEMO_READY)
 	$(BIN)/python -m testbed demo $(if $(LEARN),--learn)
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --cov --cov-fail-under=90
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
@@ -45,5 +52,40 @@ check: $(READY)
 bench: $(READY)
 	$(BIN)/python -m testbed bench
 
+docs: $(READY)
+	$(BIN)/mkdocs build --strict
+
+install:
+	rm -rf build
+	$(PYTHON) -m venv --clear $(DESTDIR)$(LIB)
+	$(DESTDIR)$(LIB)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt '.$(EXTRAS)'
+	sed -i '1,3s,$(DESTDIR)$(LIB),$(LIB),' $(DESTDIR)$(LIB)/bin/lb*
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/systemd/system
+	for path in $(DESTDIR)$(LIB)/bin/lb*; do \
+	    ln -sf $(LIB)/bin/$${path##*/} $(DESTDIR)$(PREFIX)/bin/; done
+	for unit in $(UNITS); do sed 's,/usr/local,$(PREFIX),;s,/etc/lbd,$(SYSCONFDIR)/lbd,' \
+	    deploy/systemd/$$unit > $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit; done
+	install -D -m 644 deploy/systemd/sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/lbd.conf
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/lbd README.md LICENSE docs/*.md
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/lbd/img docs/img/*
+	test -e $(DESTDIR)$(SYSCONFDIR)/lbd/lbd.yaml || { \
+	    install -d $(DESTDIR)$(SYSCONFDIR)/lbd && \
+	    sed 's,save: state,save: /var/lib/lbd,' deploy/lbd.yaml > $(DESTDIR)$(SYSCONFDIR)/lbd/lbd.yaml; }
+
+# The configuration and what was learned (/var/lib/lbd) stay.
+uninstall:
+	rm -rf $(DESTDIR)$(LIB) $(DESTDIR)$(PREFIX)/share/doc/lbd $(DESTDIR)$(PREFIX)/lib/sysusers.d/lbd.conf
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/lib/systemd/system/,$(UNITS))
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,lbd lbd-agent lbctl)
+
+FUZZ_S ?= 600
+
+fuzz: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[fuzz]'
+	for target in proxy client_hello config; do \
+		mkdir -p build/fuzz/$$target && $(BIN)/python -m fuzz.$$target -max_total_time=$(FUZZ_S) \
+			-artifact_prefix=build/fuzz/$$target- build/fuzz/$$target fuzz/seeds/$$target || exit 1; \
+	done
+
 clean:
-	rm -rf $(VENV) build report *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build report *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*

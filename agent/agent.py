@@ -99,8 +99,11 @@ class Agent:
         self._generation: int | None = None
         self.counters = Counters()
 
-    def step(self, snapshot: Snapshot) -> Decision:
-        """Observe, reward the last action, decide, hand the step to the learner."""
+    def step(self, snapshot: Snapshot, applied: bool = True) -> Decision:
+        """Observe, reward the last action, decide, hand the step to the learner.
+
+        applied: whether the weights will be; if not, there is nothing to learn from them.
+        """
         self._load_parameters()
         if snapshot.generation != self._generation:
             # Another region: its counters began again, its identities mean other backends.
@@ -122,12 +125,20 @@ class Agent:
         if observation.idle:
             return self._decision(snapshot, observation, self._policy.hold(observation), "idle")
         action = self._policy.act(observation, stochastic=self._settings.mode == "learn")
-        stand = self._monitor.judge(observation) if self._monitor else Stand.POLICY
+        stand = self._monitor.judge(observation) if self._monitor and applied else Stand.POLICY
         if stand is Stand.TRIAL:
             action = self._policy.rest(observation)
         decision = self._decision(snapshot, observation, action, stand.value)
-        self._push(number, observation, action, decision.reward)
+        if applied:
+            self._push(number, observation, action, decision.reward)
         return decision
+
+    def rest(self) -> None:
+        """A step is left out: what was last seen is no measure for the next one, and the gap in
+        numbers ends the sequence."""
+        if self._previous is not None:
+            self._previous = None
+            self.counters.steps += 1
 
     def _load_parameters(self) -> None:
         parameters = self._learner.poll() if self._learner is not None else None

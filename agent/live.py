@@ -33,6 +33,7 @@ from config.relations import DEFAULT_SLOTS
 from config.schema import Agent as AgentConfig
 from config.schema import Config
 from sd.notify import Notifier
+from shm import layout as lo
 from shm.errors import RegionAbsent, RegionBusy, RegionError
 from shm.reader import Reader
 from shm.region import Region
@@ -44,6 +45,8 @@ RETRY_NS: Final = 100_000_000
 """How often a region that is not there is looked for."""
 MODES: Final = {"learn": 1, "frozen": 2, "shadow": 3}
 """As the region's `mode` word tells them."""
+ORDERED: Final = {lo.AGENT_SHADOW: 3, lo.AGENT_PAUSE: 4}
+"""The same, of what an operator asked for: paused, it lets its weights expire."""
 SHADOW_EVERY_NS: Final = 60 * 10**9
 LEAST_REPLAY_STEPS: Final = 512
 """Of the learner, however many backends there may be: less is too little to draw from."""
@@ -119,8 +122,16 @@ class ServiceAgent:
         attached = self._attachment(now_ns)
         if attached is None:
             return None
-        decision = self._agent.step(attached.reader.snapshot(now_ns, usable_only=True))
-        if decision.publish:
+        order = attached.region.agent_order
+        attached.block.set("mode", ORDERED.get(order, MODES[self._config.mode]))
+        if order == lo.AGENT_PAUSE:
+            self._agent.rest()
+            attached.block.beat(now_ns)
+            return None
+        applied = order != lo.AGENT_SHADOW
+        snapshot = attached.reader.snapshot(now_ns, usable_only=True)
+        decision = self._agent.step(snapshot, applied)
+        if decision.publish and applied:
             attached.block.publish(
                 decision.slots,
                 decision.identity,
@@ -129,7 +140,8 @@ class ServiceAgent:
                 now_ns + self._expiry_ns,
                 decision.offset,
             )
-        self._report_shadow(attached.region, decision)
+        if self._config.mode == "shadow" or not applied:
+            self._report_shadow(attached.region, decision)
         self._report(attached.block, decision, monotonic_ns() - started_ns)
         return decision
 
@@ -158,7 +170,7 @@ class ServiceAgent:
 
     def _report_shadow(self, region: Region, decision: Decision) -> None:
         """What the policy would have done, now and then, for the log alone."""
-        if self._config.mode != "shadow" or decision.now_ns < self._shadow_ns:
+        if decision.now_ns < self._shadow_ns:
             return
         self._shadow_ns = decision.now_ns + SHADOW_EVERY_NS
         share = decision.weights / decision.weights.mean() if decision.weights.size else ()

@@ -12,17 +12,17 @@ backend without samples looks average and says so by its share of valid slots.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.averages import MEMORIES_FLOWS, Averages, follow
+from agent.averages import ANSWERS_TOTAL, DURATION_TOTAL, MEMORIES_FLOWS, Averages, follow
 from agent.carry import carry
 from agent.settings import ACTIONS
 from shm.layout import BACKEND_FAILURES
-from shm.snapshot import Ints, Samples, Snapshot, Words
+from shm.snapshot import Exchanges, Ints, Samples, Snapshot, Words
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -56,9 +56,10 @@ SERVICE_FEATURES: Final = (
 FEATURE_COUNT: Final = len(FEATURES)
 SERVICE_COUNT: Final = len(SERVICE_FEATURES)
 
-# The cumulative counters of new flows, and of those failed before a first byte; with
+# The cumulative counters of new flows and exchanges, and of flows failed before a first byte; with
 # BACKEND_FAILURES all that is read of the totals. A snapshot without one reads as 0.
 ARRIVALS_TOTAL: Final = "flows_total"
+EXCHANGES_TOTAL: Final = "exchanges_total"
 UNANSWERED_TOTAL: Final = "unanswered_total"
 
 DECAY_PER_S: Final = 0.9  # the papers' discount of a sample by its age
@@ -252,7 +253,10 @@ def observe(
     """Reduce `snapshot`; `previous` gives the counters to subtract.
 
     last_action (N, A): what the policy did last, in units of its bounds, in the snapshot's order.
+    Where the service counts exchanges, they stand wherever flows are spoken of.
     """
+    if snapshot.exchanges is not None:
+        snapshot = _of_exchanges(snapshot, snapshot.exchanges)
     identity = snapshot.identity
     count = int(identity.size)
     now_ns = snapshot.now_ns
@@ -339,6 +343,30 @@ def observe(
         recent_flows=recent_flows,
         recent_failed=recent_failed,
         averages=averages,
+    )
+
+
+def _of_exchanges(snapshot: Snapshot, exchanges: Exchanges) -> Snapshot:
+    """The same service with its exchanges in the place of its flows: one policy serves both."""
+    none = np.zeros_like(exchanges.busy)
+
+    def total(*names: str) -> Ints:
+        return sum((snapshot.totals.get(name, none) for name in names), none)
+
+    # A flow that failed unanswered was an attempt too, though it may never have asked.
+    instead = {
+        ARRIVALS_TOTAL: total(EXCHANGES_TOTAL, UNANSWERED_TOTAL),
+        ANSWERS_TOTAL: total("exchanges_answered_total"),
+        DURATION_TOTAL: total("exchange_ns_total"),
+    }
+    return replace(
+        snapshot,
+        flows=exchanges.busy,
+        waiting=exchanges.waiting,
+        waiting_age_ns=exchanges.waiting_age_ns,
+        duration=exchanges.latency,
+        totals={**snapshot.totals, **instead},
+        exchanges=None,
     )
 
 

@@ -1,4 +1,4 @@
-"""Where something listens or is connected to: TCP host and port, or a Unix socket.
+"""Where something listens or is connected to: TCP or UDP host and port, or a Unix socket.
 
 Lives here: the text form of an address and its canonical form, so that equal means equal.
 Never here: name resolution and sockets; whoever connects resolves `host` itself.
@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-FORMS = "host:port, [v6]:port or unix:/path"
+FORMS = "host:port, [v6]:port, unix:/path or udp:host:port"
 MAX_UNIX_BYTES = 107  # sun_path holds 108, the last of them the terminating NUL
 MAX_HOST_CHARS = 253
 
@@ -21,19 +21,21 @@ _ZONE = re.compile(r"[A-Za-z0-9_.-]{1,15}")
 # Resolvers read a name that ends like this as an IPv4 address in some old notation ("127.1").
 _NUMERIC = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
+Kind = Literal["tcp", "udp", "unix"]
+
 
 @dataclass(frozen=True)
 class Address:
-    """A TCP or Unix address; make one with `Address.parse`, which alone checks its parts.
+    """A TCP, UDP or Unix address; make one with `Address.parse`, which alone checks its parts.
 
-    kind "tcp": `host` is an IPv4 or IPv6 literal in canonical form, without brackets, or a
+    kind "tcp" or "udp": `host` is an IPv4 or IPv6 literal in canonical form, without brackets, or a
     lower-case host name; `port` is 1 to 65535; `path` is "".
     kind "unix": `path` is absolute, at most `MAX_UNIX_BYTES` bytes; `host` is "", `port` is 0.
 
     `Address.parse(str(a)) == a` holds for every address that `parse` has returned.
     """
 
-    kind: Literal["tcp", "unix"]
+    kind: Kind
     host: str = ""
     port: int = 0
     path: str = ""
@@ -46,7 +48,8 @@ class Address:
         """
         if text.startswith("unix:"):
             return cls(kind="unix", path=_unix_path(text.removeprefix("unix:")))
-        host, colon, port = text.rpartition(":")
+        kind: Literal["tcp", "udp"] = "udp" if text.startswith("udp:") else "tcp"
+        host, colon, port = text.removeprefix("udp:").rpartition(":")
         if not colon:
             raise ValueError("there is no port")
         if host.startswith("[") and host.endswith("]"):
@@ -55,12 +58,23 @@ class Address:
             raise ValueError("an IPv6 address goes in brackets, as in [::1]:80")
         else:
             host = _ipv4_or_name(host)
-        return cls(kind="tcp", host=host, port=_port(port))
+        return cls(kind=kind, host=host, port=_port(port))
 
     def __str__(self) -> str:
         if self.kind == "unix":
             return f"unix:{self.path}"
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        prefix = "udp:" if self.kind == "udp" else ""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{prefix}{host}:{self.port}"
+
+
+def is_literal(host: str) -> bool:
+    """Whether `host` is an IP address and no name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _port(text: str) -> int:

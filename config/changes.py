@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from config.edges import EDGES
 from config.schema import Config
 
 # A service's keys that workers and regions are built around.
-_BUILT_IN = ("name", "listen", "slots", "reservoir")
+_BUILT_IN = ("name", "listen", "load", "slots", "reservoir", *EDGES)
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ def needs_new_workers(before: Config, after: Config) -> bool:
 
     def frame(config: Config) -> list[Any]:
         services = [[getattr(s, key) for key in _BUILT_IN] for s in config.services]
-        return [config.workers, config.metrics is None, services]
+        return [config.workers, config.metrics is None, config.log, services]
 
     return frame(before) != frame(after)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator
-from typing import get_args
+from typing import Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -74,7 +74,7 @@ def _expected(details: ErrorDetails) -> str:
         case "value_error":
             return str(details["ctx"]["error"])
         case "literal_error" if field:
-            return f"one of {_choice(get_args(field.annotation), details['input'])}"
+            return f"one of {_choice(_alternatives(field.annotation), details['input'])}"
         case "string_type":
             return "text, in quotes"
         case "string_pattern_mismatch":
@@ -108,6 +108,14 @@ def _choice(known: Iterable[str], given: object) -> str:
     names = {name.lower(): name for name in known}
     near = difflib.get_close_matches(str(given)[:_MAX_MATCHED_CHARS].lower(), names, n=1)
     return ", ".join(names.values()) + "".join(f"; did you mean {names[low]}?" for low in near)
+
+
+def _alternatives(annotation: object) -> list[str]:
+    """What a Literal permits, be it alone or within a list or a union."""
+    parts = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return [str(part) for part in parts]
+    return [name for part in parts for name in _alternatives(part)]
 
 
 def _field(loc: tuple[int | str, ...]) -> FieldInfo | None:

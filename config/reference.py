@@ -11,17 +11,29 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from config.api import Api
 from config.connecting import Queue, Retry
+from config.edges import Limits, PerSource, ProxyIn, ProxyOut, SlowClient, Source, Stick
 from config.health import Check, Feedback, Health, Passive, SlowStart
+from config.logs import FlowLog, Log
+from config.names import Dns, Resolver
 from config.schema import Agent, Backend, Config, Ewma, Reservoir, Service, Timeouts
 
 SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("the file", Config),
     ("services[]", Service),
     ("services[].backends[]", Backend),
+    ("services[].backends[].dns", Dns),
     ("services[].ewma", Ewma),
     ("services[].timeouts", Timeouts),
     ("services[].reservoir", Reservoir),
+    ("services[].proxy_in", ProxyIn),
+    ("services[].proxy_out", ProxyOut),
+    ("services[].stick", Stick),
+    ("services[].limits", Limits),
+    ("services[].limits.per_source", PerSource),
+    ("services[].limits.slow_client", SlowClient),
+    ("services[].source", Source),
     ("services[].health", Health),
     ("services[].health.check", Check),
     ("services[].health.passive", Passive),
@@ -29,7 +41,11 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("services[].health.slow_start", SlowStart),
     ("services[].retry", Retry),
     ("services[].queue", Queue),
+    ("services[].flow_log", FlowLog),
     ("agent", Agent),
+    ("api", Api),
+    ("log", Log),
+    ("resolver", Resolver),
 )
 
 

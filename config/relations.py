@@ -14,9 +14,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from config.address import Address
+from config.fronts import front_clashes, told_apart
 from config.problem import Loc, dotted
 
 DEFAULT_SLOTS = 64
+DEFAULT_ADDRESSES = 8
 
 _LOOPBACKS = tuple(map(ipaddress.ip_address, ("127.0.0.1", "::1")))
 
@@ -36,20 +38,30 @@ def clashes(config: object) -> list[Clash]:
     metrics = config.get("metrics") if isinstance(config, dict) else None
     listens = list(_addresses(services, "listen"))
     metrics_address = _address(metrics)
-    taken = [*listens, (("metrics",), metrics_address)] if metrics_address else listens
+    taken = told_apart(listens, services)
+    if metrics_address:
+        taken.append((("metrics",), metrics_address))
     found = [*_repeated(_names(services), "name"), *_repeated(taken, "listen address")]
+    found += (Clash(*clash) for clash in front_clashes(listens, services))
     for loc, service in services:
         backends = _elements(loc, service, "backends")
         slots = service.get("slots", DEFAULT_SLOTS)
-        if type(slots) is int and 0 < slots < len(backends):
-            found.append(
-                Clash((*loc, "slots"), slots, f"at least {len(backends)}, one for each backend")
-            )
+        needed = sum(_addresses_of(backend) for _, backend in backends)
+        if type(slots) is int and 0 < slots < needed:
+            found.append(Clash((*loc, "slots"), slots, f"at least {needed}, one for each backend"))
         found += _repeated(_names(backends), "name in its service")
         addresses = list(_addresses(backends, "address"))
         found += _repeated(addresses, "address in its service")
         found += _loops(addresses, listens)
+        found += _mixed(addresses, _address(service.get("listen")))
     return found
+
+
+def _addresses_of(backend: dict[str, object]) -> int:
+    """How many slots a backend may need: one, or those of the addresses of its name."""
+    dns = backend.get("dns")
+    most = dns.get("max", DEFAULT_ADDRESSES) if isinstance(dns, dict) else 1
+    return most if type(most) is int and most > 0 else 1
 
 
 def _elements(loc: Loc, parent: object, key: str) -> list[tuple[Loc, dict[str, object]]]:
@@ -92,6 +104,14 @@ def _repeated(values: Iterable[tuple[Loc, object]], what: str) -> Iterator[Clash
             first[value] = loc
 
 
+def _mixed(backends: list[tuple[Loc, Address]], listen: Address | None) -> Iterator[Clash]:
+    """Datagrams cannot go on as a connection, nor connections as datagrams."""
+    for loc, backend in backends:
+        if listen and (backend.kind == "udp") != (listen.kind == "udp"):
+            form = "udp:host:port" if listen.kind == "udp" else "no udp:host:port"
+            yield Clash(loc, backend, f"{form}, for the service listens on {listen}")
+
+
 def _loops(
     backends: list[tuple[Loc, Address]], listens: list[tuple[Loc, Address]]
 ) -> Iterator[Clash]:
@@ -110,7 +130,7 @@ def _reaches(backend: Address, listen: Address) -> bool:
     """
     if backend == listen:
         return True
-    if backend.kind == "unix" or listen.kind == "unix" or backend.port != listen.port:
+    if backend.kind == "unix" or backend.kind != listen.kind or backend.port != listen.port:
         return False
     return any(
         target == bound

@@ -23,15 +23,30 @@ from pydantic import (
     model_validator,
 )
 
-from config.address import FORMS, Address
+from config.address import FORMS, Address, is_literal
+from config.api import Api
 from config.connecting import Queue, Retry
+from config.edges import Limits, ProxyIn, ProxyOut, ServerName, Source, Stick
 from config.health import Health
+from config.logs import FlowLog, Log
+from config.names import MAX_NAME_CHARS, Dns, Resolver
 from config.problem import dotted
 from config.relations import DEFAULT_SLOTS, clashes
 from config.section import MAX_DURATION_S, Section
 
 Policy = Literal[
-    "rr", "wrr", "ecmp", "wcmp", "lsq", "sed", "p2c", "ewma", "least_time", "hcl", "maglev"
+    "rr",
+    "wrr",
+    "ecmp",
+    "wcmp",
+    "lsq",
+    "sed",
+    "p2c",
+    "ewma",
+    "least_time",
+    "hcl",
+    "maglev",
+    "source_hash",
 ]
 POLICIES: tuple[str, ...] = get_args(Policy)
 WEIGHTED_POLICIES: tuple[str, ...] = ("wrr", "wcmp", "sed", "p2c")
@@ -68,6 +83,14 @@ def _destination(value: object) -> Address:
     if everywhere:
         raise ValueError("an address to connect to; this one is for listening everywhere")
     return address
+
+
+_DATAGRAMS = "the service listens on udp:host:port"
+
+
+def _datagrams(info: ValidationInfo) -> bool:
+    listen = info.data.get("listen")  # missing when it is itself invalid
+    return listen is not None and listen.kind == "udp"
 
 
 def _path(value: object, info: ValidationInfo) -> Path:
@@ -173,6 +196,32 @@ class Backend(Section):
         le=1_000_000,
         description="How many flows it takes at once, over all workers; null for no limit.",
     )
+    state: Literal["ready", "drain", "maint"] = Field(
+        default="ready",
+        description=(
+            "drain: it gets no new flows, and keeps those that are open; maint: nor checks either."
+        ),
+    )
+    dns: Dns | None = Field(
+        default=None,
+        validate_default=True,
+        description=(
+            "Look the address's name up again and again, every address found being a backend; "
+            "null to look it up once and take the first."
+        ),
+    )
+
+    @field_validator("dns")
+    @classmethod
+    def _names_a_host(cls, dns: Dns | None, info: ValidationInfo) -> Dns | None:
+        name, address = info.data.get("name"), info.data.get("address")  # missing when invalid
+        if dns is None:
+            return None
+        if address is not None and (address.kind == "unix" or is_literal(address.host)):
+            raise ValueError("null, for the address is not a host name")
+        if name is not None and len(name) > MAX_NAME_CHARS:
+            raise ValueError(f"null, or a backend's name of at most {MAX_NAME_CHARS} characters")
+        return dns
 
 
 class Service(Section):
@@ -182,7 +231,9 @@ class Service(Section):
         pattern=NAME_PATTERN,
         description="The service's name, unique; it also names the shared-memory region.",
     )
-    listen: ListenAddress = Field(description=f"Where clients connect, {FORMS}; unique.")
+    listen: ListenAddress = Field(
+        description=f"Where clients connect, {FORMS}; unique but for sni."
+    )
     policy: Policy = Field(default="sed", description="How a backend is chosen for a flow.")
     weights: Literal["agent", "static"] = Field(
         default="static",
@@ -199,6 +250,13 @@ class Service(Section):
         default=Ewma(memory_flows=200),
         description="The memory of the latency average: exactly one of its keys.",
     )
+    load: Literal["flows", "exchanges"] = Field(
+        default="flows",
+        description=(
+            "What a policy's q counts. flows: those in progress; exchanges: those that are new or "
+            "wait for an answer, which suits connections that are kept open."
+        ),
+    )
     slots: int = Field(
         default=DEFAULT_SLOTS,
         ge=1,
@@ -214,7 +272,43 @@ class Service(Section):
         le=1_000_000,
         description="How many flows the service carries at once, over all workers.",
     )
+    responses: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000_000,
+        description=(
+            "Of a UDP service: how many datagrams answer one, after which a session is over; null "
+            "where only timeouts.idle_s ends it."
+        ),
+    )
     reservoir: Reservoir = Field(default=Reservoir(), description="The samples kept for the agent.")
+    proxy_in: ProxyIn | None = Field(
+        default=None, description="PROXY headers from clients; null for none."
+    )
+    proxy_out: ProxyOut | None = Field(
+        default=None, description="The PROXY header that backends get; null for none."
+    )
+    sni: Annotated[tuple[ServerName, ...], Field(strict=False)] = Field(
+        default=(),
+        description=(
+            "Server names in a TLS ClientHello that choose this service, such as www.example.org "
+            "or *.example.org: services may then share a listen address."
+        ),
+    )
+    stick: Stick | None = Field(
+        default=None, description="Clients stay with the backend they had; null for no."
+    )
+    hash_bound: float = Field(
+        default=1.25,
+        gt=1,
+        le=100,
+        description=(
+            "The policy source_hash: how many times its fair share of flows a backend may have "
+            "before its clients go to the next."
+        ),
+    )
+    limits: Limits = Field(default=Limits(), description="What the service lets in.")
+    source: Source = Field(default=Source(), description="Where connections to backends come from.")
     health: Health = Field(default=Health(), description="Which backends are fit for use.")
     retry: Retry = Field(
         default=Retry(), description="Further attempts where a backend cannot be connected to."
@@ -222,9 +316,34 @@ class Service(Section):
     queue: Queue = Field(
         default=Queue(), description="Where flows wait for backends that are full."
     )
+    flow_log: FlowLog | None = Field(
+        default=None, description="A line a flow in the log; null for none."
+    )
     backends: Annotated[tuple[Backend, ...], Field(strict=False)] = Field(
         min_length=1, description="The servers behind the service, at least one."
     )
+
+    @field_validator("proxy_in", "proxy_out", "sni", "stick")
+    @classmethod
+    def _before_connections(cls, asked: object, info: ValidationInfo) -> object:
+        if asked and _datagrams(info):
+            raise ValueError(f"none of it, for {_DATAGRAMS}")
+        return asked
+
+    @field_validator("limits")
+    @classmethod
+    def _of_connections(cls, limits: Limits, info: ValidationInfo) -> Limits:
+        if _datagrams(info) and (limits.per_source is not None or limits.overload == "shed"):
+            raise ValueError(f"no per_source, and no overload: shed, for {_DATAGRAMS}")
+        return limits
+
+    @field_validator("responses")
+    @classmethod
+    def _only_datagrams_are_counted(cls, responses: int | None, info: ValidationInfo) -> int | None:
+        listen = info.data.get("listen")  # missing when it is itself invalid
+        if responses is not None and listen is not None and listen.kind != "udp":
+            raise ValueError("null, for the service does not listen on udp:host:port")
+        return responses
 
     @field_validator("weights")
     @classmethod
@@ -326,14 +445,33 @@ class Config(Section):
     workers: int = Field(
         default=1, ge=1, le=64, description="How many processes share the listen addresses."
     )
+    status_page: bool = Field(
+        default=False,
+        description="Whether the metrics address also serves the status page, at its root.",
+    )
     metrics: TcpAddress | None = Field(
         default=None,
+        validate_default=True,
         description="Where Prometheus finds the metrics, host:port or [v6]:port; null for none.",
     )
+    api: Api | None = Field(
+        default=None, description="The runtime API, which lbctl speaks; null for none."
+    )
+    log: Log = Field(default=Log(), description="Where events and flows are logged.")
     services: Annotated[tuple[Service, ...], Field(strict=False)] = Field(
         min_length=1, description="What is balanced, at least one service."
     )
     agent: Agent = Field(default=Agent(), description="The agent that sets the weights.")
+    resolver: Resolver = Field(
+        default=Resolver(), description="Who is asked for the names of backends with dns."
+    )
+
+    @field_validator("metrics")
+    @classmethod
+    def _page_has_an_address(cls, metrics: Address | None, info: ValidationInfo) -> Address | None:
+        if metrics is None and info.data.get("status_page"):
+            raise ValueError("host:port, for the status page is served there")
+        return metrics
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

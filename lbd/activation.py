@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from config.address import Address
 from lbd.sockets import resolve
+from lbd.udp.sockets import tell_destination
 
 
 class ActivationError(Exception):
@@ -32,7 +33,8 @@ class Activation:
         """
         family, sockaddr = resolve(address)
         wanted = sockaddr if family == socket.AF_UNIX else sockaddr[:2]
-        found = [s for s in self._passed if s.family == family and _name(s) == wanted]
+        kind = socket.SOCK_DGRAM if address.kind == "udp" else socket.SOCK_STREAM
+        found = [s for s in self._passed if (s.family, s.type, _name(s)) == (family, kind, wanted)]
         if not found:
             return []
         if len(found) > workers:
@@ -41,6 +43,9 @@ class Activation:
             )
         for sock in found:
             self._passed.remove(sock)
+            if kind == socket.SOCK_DGRAM:
+                tell_destination(sock)
+                continue
             if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                 raise ActivationError(f"the socket passed for {address} does not listen")
             if family != socket.AF_UNIX:

@@ -9,6 +9,8 @@ a slot that were used again meanwhile would count them for its next user.
 
 from __future__ import annotations
 
+from time import monotonic_ns
+
 from config.schema import Backend, Service
 from lbd.health.monitor import Monitor
 from shm.errors import RegionError
@@ -26,6 +28,8 @@ class Backends:
         self.monitor = Monitor(region, self.states)
         self._flows = flows_view(region)
         self._leaving: dict[int, bool] = {}  # slot: workers know of it
+        self._configured: dict[int, Backend] = {}  # identity: as it was taken into force
+        self.apply(service, monotonic_ns())
 
     def present(self) -> dict[str, SlotEntry]:
         """By name; without those on their way out."""
@@ -48,7 +52,7 @@ class Backends:
             )
 
     def apply(self, service: Service, now_ns: int) -> None:
-        """Take out, add, weigh. To be called after `check`."""
+        """Take out, add, weigh, limit, order. To be called after `check`."""
         deadline_ns = now_ns + int(service.timeouts.drain_s * 1e9)
         present = self.present()
         wanted = {backend.name: backend for backend in service.backends}
@@ -60,13 +64,25 @@ class Backends:
         for backend in service.backends:
             entry = present.get(backend.name)
             if entry is None or not _same(entry, backend):
-                entry = self.region.add_backend(backend.name, str(backend.address), backend.weight)
+                self.region.add_backend(backend.name, str(backend.address), backend.weight)
             elif entry.weight != backend.weight:
                 self.region.set_weight(entry.slot, backend.weight)
-            if self.states.get(entry.slot, "max_flows") != (backend.max_connections or 0):
-                self.states.limit(entry.slot, backend.max_connections or 0)
         self.states.refresh()
         self.monitor.configure(service.health, now_ns)
+        self._order(service, now_ns)
+
+    def _order(self, service: Service, now_ns: int) -> None:
+        """Limits and states, where the configuration of a backend says another than before."""
+        before, self._configured = self._configured, {}
+        present = self.present()
+        for backend in service.backends:
+            entry = present[backend.name]
+            self._configured[entry.identity] = backend
+            former = before.get(entry.identity)
+            if backend.max_connections != (former and former.max_connections):
+                self.monitor.limit(backend.name, backend.max_connections or 0)
+            if backend.state != (former.state if former else "ready"):
+                self.monitor.order(backend.name, backend.state, now_ns)
 
     def remove(self) -> None:
         """The end of the region and of all watching."""

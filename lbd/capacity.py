@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lbd.dispatch.load import Load
+from lbd.edge.arrival import Arrival
 
 
 class Capacity:
@@ -50,6 +51,7 @@ class Waiting:
     client: socket.socket
     key: int
     since_ns: int
+    arrival: Arrival | None = None
 
 
 class WaitingRoom:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import faulthandler
-import logging
+import os
 import sys
 
 import uvloop
 
 from config.exit_codes import EXIT_CONFIG, EXIT_OK, EXIT_RUNTIME
 from config.load import ConfigError, load
+from lbd import logs
 from lbd.activation import ActivationError
 from lbd.sockets import ListenError
 from lbd.supervisor import Supervisor
@@ -36,11 +37,17 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{arguments.config}: the configuration is valid")
         return EXIT_OK
     faulthandler.enable()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s lbd %(message)s")
+    try:
+        writer = logs.start(config.log, "lbd")
+    except OSError as error:
+        print(f"lbd: cannot log to {config.log.file}: {error.strerror}", file=sys.stderr)
+        return EXIT_RUNTIME
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(Supervisor(config, arguments.config).run())
+            runner.run(Supervisor(config, os.path.abspath(arguments.config), writer).run())
     except (ListenError, ActivationError, RegionError, OSError) as error:
         print(f"lbd: {error}", file=sys.stderr)
         return EXIT_RUNTIME
+    finally:
+        writer.close()
     return EXIT_OK

@@ -22,6 +22,7 @@ from typing import Final
 
 from config.schema import Config
 from lbd.channel import Channel, Message
+from lbd.edge.fronts import create_tables
 from lbd.listening import Sockets
 from lbd.worker import Assignment
 from shm.layout import SCALAR
@@ -102,6 +103,7 @@ class Fleet:
         self._may_start = asyncio.Event()
         self._may_start.set()
         self._keepers: list[asyncio.Task[None]] = []
+        self._tables = create_tables(config)
 
     def start(self) -> None:
         self._keepers = [asyncio.create_task(self._keep(i)) for i in range(self.config.workers)]
@@ -114,6 +116,11 @@ class Fleet:
     def ready(self) -> bool:
         """Whether all workers serve all services."""
         return all(map(self._last_beat_ns, range(self.config.workers)))
+
+    @property
+    def serving(self) -> bool:
+        """Whether any worker serves all services."""
+        return any(map(self._last_beat_ns, range(self.config.workers)))
 
     # -- what is in force
 
@@ -193,7 +200,7 @@ class Fleet:
                     "lbd.worker",
                     stdin=theirs.fileno(),
                     env={**os.environ, **_ONE_THREAD},
-                    pass_fds=sorted({fd for of_service in fds for fd in of_service}),
+                    pass_fds=sorted({*itertools.chain(*fds), *self._tables.values()}),
                 )
             except BaseException:
                 ours.close()
@@ -203,7 +210,8 @@ class Fleet:
         loop = asyncio.get_running_loop()
         await loop.create_connection(lambda: worker.channel, sock=ours)
         generations = [region.generation for region in self.regions]
-        assignment = Assignment(index, self.config.model_dump(mode="json"), fds, generations)
+        config = self.config.model_dump(mode="json")
+        assignment = Assignment(index, config, fds, generations, self._tables)
         worker.channel.send(assignment.message())
         if self._ending.is_set():
             worker.signal(signal.SIGTERM)
@@ -243,13 +251,11 @@ class Fleet:
             wait_s += max(service.timeouts.drain_s for service in self.config.services)
         asyncio.get_running_loop().call_later(wait_s, self._kill)
 
-    def signal(self, number: signal.Signals) -> None:
-        for worker in self._workers.values():
-            worker.signal(number)
-
     async def gone(self) -> None:
         """Until the last worker has ended."""
         await asyncio.gather(*self._keepers)
+        while self._tables:
+            os.close(self._tables.popitem()[1])
 
     def _kill(self) -> None:
         for worker in self._workers.values():

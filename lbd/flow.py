@@ -10,7 +10,7 @@ access to shared memory. Upstream: `lbd.relay` tells it what happened. Downstrea
 from __future__ import annotations
 
 import enum
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from shm.layout import BACKEND_FAILURES
 
@@ -28,6 +28,7 @@ class Outcome(enum.Enum):
     CLIENT_RESET = "client_reset_total"
     IDLE_TIMEOUT = "idle_timeout_total"
     TOTAL_TIMEOUT = "total_timeout_total"
+    SLOW_CLIENT = "slow_client_total"
     WITHDRAWN = "withdrawn_total"
     SHUTDOWN = "shutdown_total"
 
@@ -59,7 +60,12 @@ class Ledger(Protocol):
 
 
 class Flow:
-    """Times are 0 until the event has happened. Bytes: `in` from the client, `out` to it."""
+    """Times are 0 until the event has happened. Bytes: `in` from the client, `out` to it.
+
+    turns: whether it wants to be told of the first byte of each turn, not only of each end's first.
+    """
+
+    turns: ClassVar[bool] = False
 
     __slots__ = (
         "accepted_ns",
@@ -103,6 +109,13 @@ class Flow:
     def waiting(self) -> bool:
         """Connected and still without a first server byte."""
         return self.connected_ns > 0 and self.first_byte_ns == 0
+
+    def fault_age_ns(self, now_ns: int) -> int:
+        """How long the client had waited for a backend that fails the flow now."""
+        return now_ns - self.accepted_ns
+
+    def look(self, now_ns: int) -> None:
+        """Told a few times a second while it is open, where `turns`."""
 
     def end(self, outcome: Outcome, now_ns: int) -> None:
         """Close the account, once; what ends a flow first is its outcome."""

@@ -39,12 +39,17 @@ class HttpServer:
         )
 
     async def start(self, sock: socket.socket) -> None:
+        self._sock = sock
         await self._runner.setup()
         await web.SockSite(self._runner, sock).start()
 
     async def listen(self, address: Address) -> None:
         """Raises ListenError."""
         await self.start(listen(address, 1)[0])
+
+    def same_socket(self) -> socket.socket:
+        """For a successor at the same address: what waits there is not lost when this closes."""
+        return self._sock.dup()
 
     async def close(self) -> None:
         await self._runner.cleanup()

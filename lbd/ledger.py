@@ -7,22 +7,27 @@ On the hot path: five events a flow, about a microsecond in all.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from lbd.dispatch import Policy
 from lbd.flow import BACKEND_FAULT, Flow, Outcome
+from lbd.flow_log import FlowLog
 from shm import layout as lo
 from shm.histogram import HistogramWriter
 from shm.worker import WorkerBlock
 
-_MODULUS = 1 << 64
+MODULUS = 1 << 64
 _CONNECT, _DURATION, _FCT = (lo.HISTOGRAM[kind] for kind in ("connect", "duration", "fct"))
 
 
 class ShmLedger:
     """The `Ledger` of one service in one worker; `histograms` None where nobody reads them.
 
-    `policies` are told of outcomes; they may be exchanged while flows are open.
+    `policies` are told of outcomes; they may be exchanged while flows are open. tells_durations:
+    whether they go by durations, and not by another measure of latency.
     """
+
+    tells_durations: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -31,6 +36,7 @@ class ShmLedger:
         histograms: HistogramWriter | None = None,
     ) -> None:
         rows = block.rows
+        self.log: FlowLog | None = None
         self._histograms = histograms
         self._block = block
         self.policies = policies
@@ -62,7 +68,7 @@ class ShmLedger:
             self._histograms.observe(slot, _CONNECT, connect_ns)
         # The sum of starts first: another worker that looks between the two sees too young flows,
         # not one as old as the machine.
-        self._waiting_start_ns[slot] = (self._waiting_start_ns[slot] + now_ns) % _MODULUS
+        self._waiting_start_ns[slot] = (self._waiting_start_ns[slot] + now_ns) % MODULUS
         self._waiting[slot] += 1
 
     def asked(self, slot: int, wait_ns: int) -> None:
@@ -76,8 +82,9 @@ class ShmLedger:
         self._block.sample_duration(slot, now_ns, duration_ns)
         if self._histograms:
             self._histograms.observe(slot, _DURATION, duration_ns)
-        for policy in self.policies:
-            policy.sampled(slot, now_ns, duration_ns)
+        if self.tells_durations:
+            for policy in self.policies:
+                policy.sampled(slot, now_ns, duration_ns)
 
     def moved(self, slot: int, bytes_in: int, bytes_out: int) -> None:
         """Bytes relayed since the last call, of a flow that may still be open."""
@@ -88,15 +95,18 @@ class ShmLedger:
         slot = flow.slot
         self._flows[slot] -= 1.0
         self._outcome[outcome][slot] += 1
+        if self.log:
+            self.log.ended(flow, outcome, now_ns)
         if flow.waiting:
             self._waits_no_more(slot, flow.connected_ns)
-        age_ns = now_ns - flow.accepted_ns
         if outcome is Outcome.COMPLETED:
+            age_ns = now_ns - flow.accepted_ns
             self._fct_ns_total[slot] += age_ns
             self._block.sample_fct(slot, now_ns, age_ns)
             if self._histograms:
                 self._histograms.observe(slot, _FCT, age_ns)
         elif outcome in BACKEND_FAULT:
+            age_ns = flow.fault_age_ns(now_ns)
             if not flow.first_byte_ns:
                 self._unanswered_total[slot] += 1
             for policy in self.policies:
@@ -104,4 +114,4 @@ class ShmLedger:
 
     def _waits_no_more(self, slot: int, connected_ns: int) -> None:
         self._waiting[slot] -= 1
-        self._waiting_start_ns[slot] = (self._waiting_start_ns[slot] - connected_ns) % _MODULUS
+        self._waiting_start_ns[slot] = (self._waiting_start_ns[slot] - connected_ns) % MODULUS

@@ -17,6 +17,7 @@ from config.address import Address
 from config.schema import Config
 from lbd.activation import Activation
 from lbd.sockets import ListenError, listen, listen_beside
+from lbd.udp.sockets import bind, bind_beside
 
 BIND_PATIENCE_S: Final = 2.0
 """A killed supervisor's workers close their listeners within milliseconds: wait for it."""
@@ -42,13 +43,16 @@ class Listening:
         try:
             for service in config.services:
                 address = service.listen
+                if address in opened:
+                    continue  # of a service that is told apart by the server's name
                 present = self._open.get(address, [])
                 if not present:
                     passed = self._activation.take(address, config.workers)
                     opened[address] = passed or await _listen(address, config.workers)
-                elif address.kind == "tcp" and not self._activation.holds(address):
+                elif address.kind != "unix" and not self._activation.holds(address):
                     missing = config.workers - len(present)
-                    opened[address] = listen_beside(address, max(missing, 0))
+                    beside = bind_beside if address.kind == "udp" else listen_beside
+                    opened[address] = beside(address, max(missing, 0))
             self._activation.finish()
         except BaseException:
             for address, sockets in opened.items():
@@ -85,7 +89,7 @@ async def _listen(address: Address, count: int) -> Sockets:
     patience_s = loop.time() + BIND_PATIENCE_S
     while True:
         try:
-            return listen(address, count)
+            return bind(address, count) if address.kind == "udp" else listen(address, count)
         except ListenError as error:
             if not error.busy or loop.time() > patience_s:
                 raise

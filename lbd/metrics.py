@@ -11,13 +11,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from itertools import accumulate
 from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from config.schema import Config
 from lbd.exposition import Exposition, Family
 from lbd.state_metrics import STATE_FAMILIES, add_states
+from lbd.version import version
 from shm import histogram, segment
 from shm import layout as lo
 from shm.reader import Reader
@@ -27,7 +30,7 @@ from shm.weights import newest_weights
 from shm.worker import scalars_view
 
 _NS_PER_S: Final = 1e9
-_MODES: Final = {1: "learn", 2: "frozen", 3: "shadow"}
+_MODES: Final = {1: "learn", 2: "frozen", 3: "shadow", 4: "paused"}
 
 _SERVICE: Final = ("service",)
 _SERVER: Final = ("service", "backend")
@@ -97,16 +100,52 @@ SERVER_TOTALS: Final = (
         "unanswered_total",
     ),
     Totals.of(
+        "lbd_server_datagrams_total",
+        "Datagrams of a UDP service, to the backend and from it.",
+        (*_SERVER, "direction"),
+        {"datagrams_in_total": ("in",), "datagrams_out_total": ("out",)},
+    ),
+    Totals.of(
+        "lbd_server_datagrams_dropped_total",
+        "Datagrams that could not be sent: a full buffer, their size, nobody to send them to.",
+        _SERVER,
+        "datagrams_dropped_total",
+    ),
+    Totals.of(
+        "lbd_server_exchanges_total",
+        "Exchanges begun within flows, where the service counts them.",
+        _SERVER,
+        "exchanges_total",
+    ),
+    Totals.of(
+        "lbd_server_exchanges_answered_total",
+        "Exchanges that got a first byte from the backend.",
+        _SERVER,
+        "exchanges_answered_total",
+    ),
+    Totals.of(
+        "lbd_server_exchange_seconds_total",
+        "Sum of an exchange's first client byte to its first server byte.",
+        _SERVER,
+        "exchange_ns_total",
+    ),
+    Totals.of(
         "lbd_server_retry_warnings_total",
-        "Flows tried again on the same backend after a failure.",
+        "Flows tried again on the same backend.",
         _SERVER,
         "retried_total",
     ),
     Totals.of(
         "lbd_server_redispatch_warnings_total",
-        "Flows that left for another backend after a failure.",
+        "Flows that left for another backend.",
         _SERVER,
         "redispatched_total",
+    ),
+    Totals.of(
+        "lbd_server_withdrawn_total",
+        "Flows ended by a drain's deadline, or because their backend went down.",
+        _SERVER,
+        "withdrawn_total",
     ),
     Totals.of(
         "lbd_server_client_aborts_total",
@@ -116,15 +155,13 @@ SERVER_TOTALS: Final = (
     ),
     Totals.of(
         "lbd_server_timeouts_total",
-        "Flows ended by a limit: no byte for too long, or too old.",
+        "Flows ended by a limit: no byte for too long, too old, a silent or slow client.",
         (*_SERVER, "limit"),
-        {"idle_timeout_total": ("idle",), "total_timeout_total": ("total",)},
-    ),
-    Totals.of(
-        "lbd_server_withdrawn_total",
-        "Flows ended by a drain's deadline, or because their backend went down.",
-        _SERVER,
-        "withdrawn_total",
+        {
+            "idle_timeout_total": ("idle",),
+            "total_timeout_total": ("total",),
+            "slow_client_total": ("slow_client",),
+        },
     ),
     Totals.of(
         "lbd_server_shutdown_total",
@@ -187,6 +224,12 @@ WAITING: Final = Family(
     "Flows that are connected and still without a first byte of the backend's.",
     _SERVER,
 )
+BUSY: Final = Family(
+    "lbd_server_busy_sessions",
+    "gauge",
+    "Flows that are new or wait for an answer: q of the dispatch where exchanges are counted.",
+    _SERVER,
+)
 WEIGHT: Final = Family(
     "lbd_server_weight",
     "gauge",
@@ -197,6 +240,15 @@ CONFIGURED: Final = Family(
     "lbd_server_configured_weight", "gauge", "Weight as configured.", _SERVER
 )
 
+_PREFACE_REASONS: Final = (
+    "proxy_untrusted",
+    "proxy_malformed",
+    "proxy_oversized",
+    "hello_malformed",
+    "sni_unknown",
+    "preface_timeout",
+    "preface_closed",
+)
 SERVICE_TOTALS: Final = (
     Totals.of(
         "lbd_frontend_connections_total", "Connections accepted.", _SERVICE, "accepted_total"
@@ -212,6 +264,73 @@ SERVICE_TOTALS: Final = (
         "Times that accepting stopped: the service was full, or descriptors or memory were short.",
         (*_SERVICE, "reason"),
         {"accept_paused_total": ("full",), "accept_failed_total": ("resources",)},
+    ),
+    Totals.of(
+        "lbd_frontend_queued_total",
+        "Flows that had to wait for a backend with room.",
+        _SERVICE,
+        "queued_total",
+    ),
+    Totals.of(
+        "lbd_frontend_queue_drops_total",
+        "Connections closed in the queue, or before it: it was full, they waited too long, the "
+        "balancer stopped.",
+        (*_SERVICE, "reason"),
+        {f"queue_{reason}_total": (reason,) for reason in ("full", "timeout", "shutdown")},
+    ),
+    Totals.of(
+        "lbd_frontend_sessions_refused_total",
+        "Datagrams of a UDP service dropped because they would have opened one session more.",
+        _SERVICE,
+        "sessions_refused_total",
+    ),
+    Totals.of(
+        "lbd_frontend_sessions_redispatched_total",
+        "UDP sessions opened anew because their backend was gone.",
+        _SERVICE,
+        "sessions_redispatched_total",
+    ),
+    Totals.of(
+        "lbd_frontend_retries_refused_total",
+        "Further attempts refused for lack of retry budget.",
+        _SERVICE,
+        "retry_refused_total",
+    ),
+    Totals.of(
+        "lbd_frontend_refused_total",
+        "Connections refused before they were flows. proxy: the PROXY header, or who must not send "
+        "one; hello, sni: the TLS ClientHello; preface: either took too long, or was given up by "
+        "the client; source: limits a source network.",
+        (*_SERVICE, "reason"),
+        {
+            **{f"{reason}_total": (reason,) for reason in _PREFACE_REASONS},
+            "refused_source_connections_total": ("source_connections",),
+            "refused_source_rate_total": ("source_rate",),
+        },
+    ),
+    Totals.of(
+        "lbd_frontend_shed_total",
+        "Connections reset, the newest first: the service was full, or descriptors were short.",
+        (*_SERVICE, "reason"),
+        {f"shed_{reason}_total": (reason,) for reason in ("full", "descriptors")},
+    ),
+    Totals.of(
+        "lbd_frontend_source_untracked_total",
+        "Connections let in uncounted: no room in the table for their source.",
+        _SERVICE,
+        "source_untracked_total",
+    ),
+    Totals.of(
+        "lbd_frontend_stick_hits_total",
+        "Flows that went where their source had been before.",
+        _SERVICE,
+        "stick_hits_total",
+    ),
+    Totals.of(
+        "lbd_frontend_stick_forgotten_total",
+        "Sources forgotten before their time, for want of room in the table.",
+        _SERVICE,
+        "stick_forgotten_total",
     ),
     Totals.of(
         "lbd_weight_frames_applied_total",
@@ -239,22 +358,10 @@ SERVICE_TOTALS: Final = (
         "fallback_total",
     ),
     Totals.of(
-        "lbd_frontend_queued_total",
-        "Flows that had to wait for a backend with room.",
+        "lbd_frontend_log_drops_total",
+        "Flows' log lines that were dropped because the log was not taken fast enough.",
         _SERVICE,
-        "queued_total",
-    ),
-    Totals.of(
-        "lbd_frontend_queue_drops_total",
-        "Connections closed unserved: the queue was full, they waited too long, or a stop came.",
-        (*_SERVICE, "reason"),
-        {f"queue_{reason}_total": (reason,) for reason in ("full", "timeout", "shutdown")},
-    ),
-    Totals.of(
-        "lbd_frontend_retries_refused_total",
-        "Further attempts refused for lack of retry budget.",
-        _SERVICE,
-        "retry_refused_total",
+        "log_dropped_total",
     ),
 )
 SERVICE_CURRENT: Final = Family(
@@ -266,7 +373,7 @@ SERVICE_LIMIT: Final = Family(
 POLICY: Final = Family(
     "lbd_frontend_policy",
     "gauge",
-    "1 for the policy that is configured, and for the fallback.",
+    "1 for the policy that is configured; and for the fallback, where weights are the agent's.",
     (*_SERVICE, "policy", "role"),
 )
 IN_FORCE: Final = Family(
@@ -377,8 +484,10 @@ FAMILIES: Final[tuple[Family, ...]] = (
     *HISTOGRAMS.values(),
     CURRENT,
     WAITING,
+    BUSY,
     WEIGHT,
     CONFIGURED,
+    *STATE_FAMILIES,
     *(totals.family for totals in SERVICE_TOTALS),
     SERVICE_CURRENT,
     SERVICE_LIMIT,
@@ -396,7 +505,6 @@ FAMILIES: Final[tuple[Family, ...]] = (
     WORKERS,
     BUILD,
     STARTED,
-    *STATE_FAMILIES,
 )
 """All that a scrape may hold, in no order that matters."""
 
@@ -420,9 +528,9 @@ class Metrics:
         seen = [_Service(reader, now_ns) for reader in self._readers.values()]
         out = Exposition()
         _servers(out, seen)
+        add_states(out, [(one.region, one.entries) for one in seen])
         _services(out, seen, config)
         _agents(out, seen, now_ns)
-        add_states(out, regions)
         out.add(
             WORKER_AGE,
             [
@@ -434,7 +542,7 @@ class Metrics:
         )
         out.add(RESTARTS, [((), restarts_total)])
         out.add(WORKERS, [((), config.workers)])
-        out.add(BUILD, [((_version(),), 1)])
+        out.add(BUILD, [((version(),), 1)])
         out.add(STARTED, [((), (now_ns - self._started_ns) / _NS_PER_S)])
         return out.text()
 
@@ -457,9 +565,18 @@ class _Service:
         self.agent = {name: words[first + at] for name, at in lo.AGENT_SCALAR.items()}
         self.agent_reals = {name: region.doubles[first + at] for name, at in lo.AGENT_REAL.items()}
         self.agent_up = region.segment.locked(segment.AGENT_BYTE)
-        self.entries = [region.entry(int(slot)) for slot in self.seen.slots]
+        entries = (region.entry(int(slot)) for slot in self.seen.slots)
+        # One row a name: a backend that was exchanged may still be leaving under the same one.
+        newest = sorted(enumerate(entries), key=lambda pair: pair[1].identity)
+        rows = {entry.name: (row, entry) for row, entry in newest if entry.identity}
+        self.rows = [row for row, _ in rows.values()]
+        self.entries = [entry for _, entry in rows.values()]
         self.labels = [(self.name, entry.name) for entry in self.entries]
-        self.histograms = reader.histograms()[self.seen.slots]
+        self.histograms = reader.histograms()[self.seen.slots[self.rows]]
+
+    def of_rows(self, values: NDArray[np.int64]) -> list[int]:
+        """Of the backends shown, in the order of `labels`."""
+        return [int(value) for value in values[self.rows]]
 
     def weight(self, row: int) -> float:
         entry, given = self.entries[row], self.weights
@@ -480,7 +597,7 @@ def _servers(out: Exposition, services: Sequence[_Service]) -> None:
                 for one in services
                 for name, more in totals.rows.items()
                 for labels, value in zip(
-                    one.labels, _scaled(name, one.seen.totals[name].tolist()), strict=True
+                    one.labels, _scaled(name, one.of_rows(one.seen.totals[name])), strict=True
                 )
             ],
         )
@@ -490,13 +607,11 @@ def _servers(out: Exposition, services: Sequence[_Service]) -> None:
             family,
             _TEXT_BOUNDS,
             [
-                (
-                    one.labels[row],
-                    _cumulative(one.histograms[row, at].tolist()),
-                    int(one.seen.totals[_SUMS[kind]][row]) / _NS_PER_S,
-                )
+                (labels, _cumulative(one.histograms[row, at].tolist()), sum_ns / _NS_PER_S)
                 for one in services
-                for row in rows(one)
+                for row, labels, sum_ns in zip(
+                    rows(one), one.labels, one.of_rows(one.seen.totals[_SUMS[kind]]), strict=True
+                )
             ],
         )
     for family, gauge in ((CURRENT, "flows"), (WAITING, "waiting")):
@@ -505,9 +620,20 @@ def _servers(out: Exposition, services: Sequence[_Service]) -> None:
             [
                 (labels, value)
                 for one in services
-                for labels, value in zip(one.labels, getattr(one.seen, gauge).tolist(), strict=True)
+                for labels, value in zip(
+                    one.labels, one.of_rows(getattr(one.seen, gauge)), strict=True
+                )
             ],
         )
+    out.add(
+        BUSY,
+        [
+            (labels, value)
+            for one in services
+            if one.seen.exchanges is not None
+            for labels, value in zip(one.labels, one.of_rows(one.seen.exchanges.busy), strict=True)
+        ],
+    )
     out.add(WEIGHT, [(one.labels[row], one.weight(row)) for one in services for row in rows(one)])
     out.add(
         CONFIGURED,
@@ -533,6 +659,7 @@ def _services(out: Exposition, services: Sequence[_Service], config: Config) -> 
             ((s.name, policy, role), 1)
             for s in config.services
             for role, policy in (("configured", s.policy), ("fallback", s.fallback))
+            if role == "configured" or s.weights == "agent"
         ],
     )
     out.add(IN_FORCE, [((one.name,), one.in_force) for one in services])
@@ -588,10 +715,3 @@ def _cumulative(buckets: list[int]) -> list[int]:
     """What the text format shows: counts up to each of its bounds, then all."""
     sums = list(accumulate(buckets))
     return [*sums[:-1:_TEXT_STEP], sums[-1]]
-
-
-def _version() -> str:
-    try:
-        return version("lbd")
-    except PackageNotFoundError:
-        return "unknown"

@@ -18,17 +18,25 @@ from lbd.service import Service
 
 
 class Orders:
-    """`configure` takes a configuration into force; it may raise OSError."""
+    """`configure` takes a configuration into force, `reopen` opens the log anew; the first may
+    raise OSError."""
 
-    def __init__(self, services: Sequence[Service], configure: Callable[[Config], None]) -> None:
+    def __init__(
+        self,
+        services: Sequence[Service],
+        configure: Callable[[Config], None],
+        reopen: Callable[[], None],
+    ) -> None:
         self._services = {service.config.name: service for service in services}
         self._configure = configure
+        self._reopen = reopen
 
     def answer(self, order: Message) -> Message:
         answers: dict[str, Callable[[Message], Any]] = {
             "configure": self._take,
             "flows": self._flows,
             "explain": self._explain,
+            "reopen": lambda _: self._reopen(),
         }
         try:
             return {"number": order["number"], "answer": answers[order["order"]](order)}

@@ -13,6 +13,7 @@ is told once, maybe together with the last bytes: an end that is `hung_up` reads
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 import struct
@@ -20,8 +21,10 @@ from collections.abc import Callable
 from time import monotonic_ns
 from typing import Any, Final
 
+from lbd.edge.arrival import Arrival
 from lbd.flow import Flow, Outcome
 from lbd.poller import ERROR, HANGUP, READ, WRITE, Poller
+from lbd.sockets import peer_name, sockaddr_name
 
 READ_BYTES: Final = 65536
 _ROUNDS: Final = 16
@@ -65,6 +68,7 @@ class Relay:
     """
 
     __slots__ = (
+        "arrival",
         "backend",
         "client",
         "flow",
@@ -89,6 +93,7 @@ class Relay:
     ) -> None:
         self.poller = poller
         self.flow = flow
+        self.arrival: Arrival | None = None  # what came before the flow, if anything did
         self.client = End(self, client)
         self.backend: End | None = None
         self.on_end = on_end
@@ -99,7 +104,9 @@ class Relay:
         self.idle_since_ns = flow.accepted_ns
         self.moved_in = self.moved_out = 0
 
-    def connect(self, family: int, address: Any) -> None:
+    def connect(
+        self, family: int, address: Any, egress: Callable[[socket.socket], None] | None = None
+    ) -> None:
         """Start connecting; a failure at once or later is an outcome of the flow."""
         try:
             sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -111,6 +118,8 @@ class Relay:
         try:
             if family != socket.AF_UNIX:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if egress is not None:
+                egress(sock)
             sock.connect(address)
         except BlockingIOError:
             if family == socket.AF_UNIX:
@@ -133,12 +142,22 @@ class Relay:
         self.flow.connected(monotonic_ns())
         self.poller.rehandle(backend.fd, backend.on_event)
         self.poller.watch(client.fd, client.on_event)
-        if self.pending and not self._replay():
+        if (self.pending or self.arrival is not None) and not self._lead():
             return
         # The client has mostly spoken by now: reading at once saves a turn of the poller.
         client.pump()
         if events & READ and self.flow.outcome is None:
             backend.on_event(events)
+
+    def client_name(self) -> str:
+        """By its PROXY header, if it has one."""
+        if self.arrival is not None:
+            return sockaddr_name(self.arrival.peer)
+        return peer_name(self.client.sock)
+
+    def carried(self) -> tuple[int, int]:
+        """Bytes from the client and to it."""
+        return self.client.bytes_read, self.backend.bytes_read if self.backend is not None else 0
 
     def check(self, now_ns: int, connect_ns: int, idle_ns: int, total_ns: int) -> None:
         """Account for what moved since the last check; end the flow if a limit has passed.
@@ -149,6 +168,8 @@ class Relay:
         moved_in, moved_out = self._moved()
         if moved_in or moved_out:
             self.idle_since_ns = now_ns
+        if flow.turns:
+            flow.look(now_ns)
         age_ns = now_ns - flow.accepted_ns
         if not flow.connected_ns:
             if age_ns > connect_ns:
@@ -162,9 +183,7 @@ class Relay:
 
     def _moved(self) -> tuple[int, int]:
         flow = self.flow
-        backend = self.backend
-        flow.bytes_in = self.client.bytes_read
-        flow.bytes_out = backend.bytes_read if backend is not None else 0
+        flow.bytes_in, flow.bytes_out = self.carried()
         moved = (flow.bytes_in - self.moved_in, flow.bytes_out - self.moved_out)
         self.moved_in, self.moved_out = flow.bytes_in, flow.bytes_out
         if moved != (0, 0):
@@ -182,7 +201,9 @@ class Relay:
         self.flow.end(outcome, now_ns)
         if backend is not None:
             if backend.unsent is not None:
-                self.pending = bytes(backend.unsent)
+                # At its end, after what may be left of a greeting.
+                start = len(backend.unsent) - client.bytes_read
+                self.pending = bytes(backend.unsent[start:])
                 backend.unsent = None
             self.poller.close_socket(backend.sock)
             backend.peer = None
@@ -193,23 +214,29 @@ class Relay:
         client.peer = None
         client.eof = client.hung_up = client.readable = False
         self.idle_since_ns = now_ns
+        client.news = True
         client.bytes_read = self.moved_in = self.moved_out = 0
 
-    def _replay(self) -> bool:
-        """Send what the last backend did not take. False if that ended the flow."""
+    def _lead(self) -> bool:
+        """Send what goes first: a greeting, and what the last backend did not take. False if that
+        ended the flow."""
         client, backend = self.client, self.backend
         assert backend is not None
-        backend.unsent, self.pending = memoryview(self.pending), b""
-        client.bytes_read = len(backend.unsent)
-        self.flow.asked(monotonic_ns())
-        backend._flush()
+        greeting = self.arrival.greeting if self.arrival is not None else b""
+        if self.pending:
+            client.bytes_read = len(self.pending)
+            client.news = False
+            self.flow.asked(monotonic_ns())
+        if lead := greeting + self.pending:
+            backend.unsent, self.pending = memoryview(lead), b""
+            backend._flush()
         return backend.peer is not None
 
     def abort(self, outcome: Outcome, spare: End | None = None) -> None:
         """End the flow now, resetting both ends, but for `spare`, which is beyond it already."""
         for end in (self.client, self.backend):
             if end is not None and end is not spare:
-                end.reset()
+                reset(end.sock)
         self.end(outcome)
 
     def end(self, outcome: Outcome) -> None:
@@ -236,6 +263,7 @@ class End:
         "eof",
         "fd",
         "hung_up",
+        "news",
         "peer",
         "readable",
         "recv_into",
@@ -256,6 +284,7 @@ class End:
         self.readable = False
         self.hung_up = False
         self.eof = False
+        self.news = True
         self.bytes_read = 0
 
     def on_event(self, events: int) -> None:
@@ -281,8 +310,8 @@ class End:
             if not count:
                 self._ended()
                 return
-            if not self.bytes_read:
-                self._first_byte()
+            if self.news:
+                self._spoke()
             self.bytes_read += count
             try:
                 sent = send(_short[count] if count < _SHORT else _buffer[:count])
@@ -326,8 +355,13 @@ class End:
             return False
         return bool(events & _READABLE)
 
-    def _first_byte(self) -> None:
-        relay = self.relay
+    def _spoke(self) -> None:
+        """Its next byte is news again only where turns are, once the peer has spoken."""
+        relay, peer = self.relay, self.peer
+        assert peer is not None
+        self.news = False
+        if relay.flow.turns:
+            peer.news = True
         if self is relay.backend:
             relay.flow.answered(monotonic_ns())
         else:
@@ -384,15 +418,14 @@ class End:
             return
         if self is not relay.backend:
             relay.abort(Outcome.CLIENT_RESET, spare=self)
-        elif not self.bytes_read and relay.client.bytes_read == len(self.unsent or b""):
+        elif not self.bytes_read and relay.client.bytes_read <= len(self.unsent or b""):
             relay.fail(Outcome.BACKEND_RESET)
         else:
             relay.abort(Outcome.BACKEND_RESET, spare=self)
 
-    def reset(self) -> None:
-        """Make the close of this socket a reset."""
-        try:
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        except OSError:
-            # The socket is past telling its peer anything.
-            return
+
+def reset(sock: socket.socket) -> None:
+    """Make the close of a socket a reset."""
+    # A socket may be past telling its peer anything.
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)

@@ -43,8 +43,8 @@ class RetryBudget:
     """
 
     def __init__(self, share: float, per_s: float) -> None:
-        self._share = share
-        self._per_s = per_s
+        self.share = share
+        self.per_s = per_s
         self._marks: deque[list[int]] = deque()  # (second, flows at its first retry, retries)
 
     def allows(self, now_ns: int, flows_total: int) -> bool:
@@ -57,7 +57,7 @@ class RetryBudget:
             marks.append([second, flows_total, 0])
         flows = flows_total - marks[0][1]
         retries = sum(mark[2] for mark in marks)
-        return retries + 1 <= self._share * flows + self._per_s * WINDOW_S
+        return retries + 1 <= self.share * flows + self.per_s * WINDOW_S
 
     def spend(self) -> None:
         """Count the retry that was just allowed."""

@@ -11,23 +11,30 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable, Sequence
+from functools import partial
 from time import monotonic_ns
-from typing import Any
+from typing import Any, Protocol
 from zlib import crc32
 
 import numpy as np
 
 from config.address import Address
+from config.logs import FlowLog as FlowLogConfig
 from config.schema import Service as ServiceConfig
 from lbd.capacity import Capacity, Waiting, WaitingRoom
 from lbd.dispatch import NONE, Load, Memory, Policy, create
 from lbd.dispatch.load import Vector
+from lbd.edge.arrival import Arrival
+from lbd.edge.egress import egress
+from lbd.edge.slow import slow
 from lbd.flow import Flow, Outcome
-from lbd.ledger import ShmLedger
+from lbd.flow_log import FlowLog
+from lbd.logs import LineWriter
+from lbd.measure import MEASURES
 from lbd.poller import Poller
 from lbd.relay import Relay
 from lbd.retry import RetryBudget, Step, next_step
-from lbd.sockets import resolve
+from lbd.sockets import resolve, sockaddr_name
 from shm import layout as lo
 from shm.histogram import HistogramWriter
 from shm.region import Region, SlotEntry
@@ -36,6 +43,23 @@ from shm.weights import Refusal, WeightReader, Weights
 from shm.worker import WorkerBlock, cache_view
 
 log = logging.getLogger(__name__)
+
+
+class Carrier(Protocol):
+    """What carries a flow: a relay of a connection's bytes, or a session of datagrams."""
+
+    flow: Flow
+    idle_since_ns: int
+
+    def client_name(self) -> str:
+        """As `lbd.sockets.peer_name` has it."""
+
+    def carried(self) -> tuple[int, int]:
+        """Bytes from the client and to it."""
+
+    def check(self, now_ns: int, connect_ns: int, idle_ns: int, total_ns: int) -> None: ...
+
+    def abort(self, outcome: Outcome) -> None: ...
 
 
 class Service:
@@ -48,24 +72,31 @@ class Service:
         worker: int,
         poller: Poller,
         histograms: bool = False,
+        writer: LineWriter | None = None,
     ) -> None:
         self.config = config
         self.region = region
         self.poller = poller
-        self.relays: set[Relay] = set()
+        self.relays: set[Carrier] = set()
         self.on_end: Callable[[Relay], None] = self.relays.discard
         self.block = WorkerBlock(region, worker, config.reservoir.probability)
         self._worker = worker
+        self._writer = writer
         self._histograms = HistogramWriter(region, worker) if histograms else None
         self._reader = WeightReader(region)
         self._weights: Weights | None = None
-        self._address: dict[int, tuple[int, Any]] = {}
+        self.address: dict[int, tuple[int, Any]] = {}
         self._decided: object = None
+        self._flow_log: FlowLogConfig | None = None
         self.last_slot = NONE
+        self._end_by_ns: dict[int, int] = {}
+        self._limited = False
         self._waiting = WaitingRoom()
         self._queued = 0
         self._serving = False
-        self._ledger = ShmLedger(self.block, (), self._histograms)
+        self._measure = MEASURES[config.load]
+        self._flow = self._measure.flow
+        self._ledger = self._measure.ledger(self.block, (), self._histograms)
         self.configure(config)
 
     def configure(self, config: ServiceConfig) -> None:
@@ -79,7 +110,7 @@ class Service:
         found = {e.slot: resolve(Address.parse(e.address)) for e in newcomers}
         for entry in newcomers:
             self.block.adopt(entry.slot, entry.identity)
-        self._address = {e.slot: found.get(e.slot) or self._address[e.slot] for e in entries}
+        self.address = {e.slot: found.get(e.slot) or self.address[e.slot] for e in entries}
         self.config = config
 
         decided = (
@@ -88,6 +119,7 @@ class Service:
             config.fallback,
             config.weights,
             config.ewma,
+            config.hash_bound,
         )
         if decided != self._decided:
             self._decided = decided
@@ -97,11 +129,24 @@ class Service:
         workers = self.region.layout.workers
         self._waiting.bound(-(-queue.size // workers), queue.timeout_ms * 1_000_000)
         self._budget = RetryBudget(retry.budget, retry.budget_per_s)
+        self._log_flows(config.flow_log)
 
         timeouts = config.timeouts
         self._connect_ns = timeouts.connect_ms * 1_000_000
         self._idle_ns = int(timeouts.idle_s * 1e9)
         self._total_ns = int((timeouts.total_s or 0) * 1e9)
+        self._slow = slow(config.limits)
+        self.egress = egress(config.source)
+
+    def _log_flows(self, config: FlowLogConfig | None) -> None:
+        """Flows that are open when this changes are not logged."""
+        if config == self._flow_log or self._writer is None:
+            return
+        self._flow_log = config
+        log = None
+        if config is not None:
+            log = FlowLog(config, self.config.name, self.region, self.block, self._writer)
+        self._ledger.log = log
 
     def _decide_anew(self, config: ServiceConfig, entries: Sequence[SlotEntry]) -> None:
         """Policies for these backends, whose averages begin anew."""
@@ -111,12 +156,15 @@ class Service:
             configured[entry.slot] = entry.weight
         memory = Memory(flows=config.ewma.memory_flows, seconds=config.ewma.memory_s)
         slots = [entry.slot for entry in entries]
-        self._load = _load(region, worker, slots, configured)
-        self._fallback_load = _load(region, worker, slots, configured)
+        rows = self._measure.rows
+        self._load = _load(region, worker, slots, configured, rows)
+        self._fallback_load = _load(region, worker, slots, configured, rows)
+        for load in (self._load, self._fallback_load):
+            load.names = {entry.slot: entry.address for entry in entries}
         if self._weights is not None:
             self._weigh(self._weights)
-        self._policy = create(config.policy, self._load, memory)
-        self._fallback = create(config.fallback, self._fallback_load, memory)
+        self._policy = create(config.policy, self._load, memory, config.hash_bound)
+        self._fallback = create(config.fallback, self._fallback_load, memory, config.hash_bound)
         self._wants_weights = config.weights == "agent"
         if not self._wants_weights:
             self._weights = None
@@ -127,30 +175,10 @@ class Service:
         if self._wants_weights:
             policies.append(self._fallback)
         self._ledger.policies = policies
-        self._capacity = Capacity(self._load, self.block.flows)
+        places = _load(region, worker, slots, configured, MEASURES["flows"].rows)
+        self._capacity = Capacity(places, self.block.flows)
         self._states = StateReader(region)
         self._follow_states()
-
-    def _follow_states(self) -> None:
-        """What the supervisor says of the backends, where it says anything new."""
-        found = self._states.poll()
-        if found is None:
-            return
-        slots = self._load.slots
-        usable = [slot for slot in found.usable if slot in self._address]
-        for load in (self._load, self._fallback_load):
-            load.usable = usable
-            load.share[:] = found.share[:slots]
-        self._fallback_load.weight[:] = found.weight[:slots]
-        if not self._wants_weights:
-            self._load.weight[:] = found.weight[:slots]
-        self._policy.refresh()
-        self._fallback.refresh()
-        self._capacity.max_flows = found.max_flows[:slots].tolist()
-        self._limited = any(self._capacity.max_flows[slot] for slot in usable)
-        self._end_by_ns = {
-            slot: int(found.end_by_ns[slot]) for slot in self._address if found.end_by_ns[slot]
-        }
 
     @property
     def policy(self) -> Policy:
@@ -164,33 +192,61 @@ class Service:
 
     # -- flows
 
-    def open(self, client: socket.socket, peer: object) -> None:
-        """Give an accepted connection to a backend."""
+    def open(self, client: socket.socket, peer: object, arrival: Arrival | None = None) -> None:
+        """Give an accepted connection to a backend. arrival: what the gate knows of it, if any."""
         now_ns = monotonic_ns()
         block = self.block
         block.count("accepted_total")
         policy = self._in_force
         key = _key(peer) if policy.uses_key else 0
         if self._limited:
-            self._open_limited(client, key, now_ns)
+            self._open_limited(Waiting(client, key, now_ns, arrival))
             return
-        slot = policy.choose(now_ns, key)
+        slot = NONE if arrival is None else arrival.recall(policy.load.usable, now_ns)
         if slot == NONE:
-            block.count("no_backend_total")
-            client.close()
+            slot = policy.choose(now_ns, key)
+        if slot == NONE:
+            self._close(Waiting(client, key, now_ns, arrival), "no_backend_total")
             return
-        self._start(client, slot, now_ns)
+        self._start(client, slot, now_ns, arrival)
 
-    def _start(self, client: socket.socket, slot: int, now_ns: int) -> None:
+    def _start(
+        self, client: socket.socket, slot: int, now_ns: int, arrival: Arrival | None
+    ) -> None:
         self.last_slot = slot
-        flow = Flow(self._ledger, slot, now_ns)
+        flow = self._flow(self._ledger, slot, now_ns)
         relay = Relay(self.poller, flow, client, self.on_end, self._retry)
+        if arrival is not None:
+            arrival.given(slot, now_ns)
+            relay.arrival = arrival
+        if self._ledger.log:
+            self._ledger.log.opened(flow, relay.client_name)
         self.relays.add(relay)
-        relay.connect(*self._address[slot])
+        relay.connect(*self.address[slot], self.egress)
+
+    def dispatch(self, peer: object, now_ns: int, tried: tuple[int, ...] = ()) -> Flow | None:
+        """A new flow that cannot wait, on a backend with room that was not `tried`; or None."""
+        policy = self._in_force
+        key = _key(peer) if policy.uses_key else 0
+        limited = self._limited or bool(tried)
+        slot = self._claim(now_ns, key, tried) if limited else policy.choose(now_ns, key)
+        if slot == NONE:
+            self.block.count("no_backend_total")
+            return None
+        self.last_slot = slot
+        flow = self._flow(self._ledger, slot, now_ns)
+        if self._ledger.log:
+            self._ledger.log.opened(flow, partial(sockaddr_name, peer))
+        if limited:
+            self._capacity.release(slot)
+        return flow
 
     def check(self, now_ns: int) -> None:
         """Limits and byte counts of all open flows."""
         for relay in list(self.relays):
+            if self._slow and self._slow.judge(relay.flow, relay.carried()[0], now_ns):
+                relay.abort(Outcome.SLOW_CLIENT)
+                continue
             relay.check(now_ns, self._connect_ns, self._idle_ns, self._total_ns)
         if self._end_by_ns:
             self._end_overdue(now_ns)
@@ -198,15 +254,41 @@ class Service:
     def check_every_s(self) -> float:
         """Often enough that no limit passes by more than a quarter."""
         limits_ns = [self._connect_ns, self._idle_ns, self._total_ns or self._idle_ns]
+        if self._slow is not None:
+            limits_ns.append(self._slow.within_ns)
         return min(0.5, max(0.01, min(limits_ns) * 1e-9 / 4))
 
     def shut(self) -> None:
         """End every flow now, also those that wait for a backend."""
         while self._queued:
-            self.block.count("queue_shutdown_total")
-            self._leave_queue().client.close()
+            self._close(self._leave_queue(), "queue_shutdown_total")
         for relay in list(self.relays):
             relay.abort(Outcome.SHUTDOWN)
+
+    # -- states of the backends
+
+    def _follow_states(self) -> None:
+        """What the supervisor says of the backends, where it says anything new."""
+        found = self._states.poll()
+        if found is None:
+            return
+        slots = self._load.slots
+        # A slot that has changed hands is not usable before `configure` has met its new user.
+        met, present = self.block.rows["identity"], self.region.identities()
+        usable = [s for s in found.usable if s in self.address and met[s] == int(present[s])]
+        for load in (self._load, self._fallback_load):
+            load.usable = usable
+            load.share[:] = found.share[:slots]
+        self._fallback_load.weight[:] = found.weight[:slots]
+        if not self._wants_weights:
+            self._load.weight[:] = found.weight[:slots]
+        self._policy.refresh()
+        self._fallback.refresh()
+        self._capacity.max_flows = found.max_flows[:slots].tolist()
+        self._limited = any(self._capacity.max_flows[slot] for slot in usable)
+        self._end_by_ns = {
+            slot: int(found.end_by_ns[slot]) for slot in self.address if found.end_by_ns[slot]
+        }
 
     def _end_overdue(self, now_ns: int) -> None:
         """Flows of backends that were withdrawn, and had time enough."""
@@ -221,23 +303,37 @@ class Service:
         """Clients connected, those in the queue included."""
         return len(self.relays) + self._queued
 
-    def _open_limited(self, client: socket.socket, key: int, now_ns: int) -> None:
-        if not self._queued:
-            slot = self._claim(now_ns, key, ())
-            if slot != NONE:
-                self._start(client, slot, now_ns)
-                self._capacity.release(slot)
-                return
+    def _open_limited(self, one: Waiting) -> None:
+        if not self._queued and self._give(one, one.since_ns):
+            return
         if not self._load.usable:
-            self.block.count("no_backend_total")
-            client.close()
-        elif self._waiting.enter(Waiting(client, key, now_ns)):
+            self._close(one, "no_backend_total")
+        elif self._waiting.enter(one):
             self._queued += 1
             self.block.count("queued")
             self.block.count("queued_total")
         else:
-            self.block.count("queue_full_total")
-            client.close()
+            self._close(one, "queue_full_total")
+
+    def _give(self, one: Waiting, now_ns: int) -> bool:
+        """To a backend with room. False where there is none."""
+        slot = NONE
+        if one.arrival is not None:
+            slot = one.arrival.recall(self._load.usable, now_ns)
+        if slot == NONE or not self._capacity.claim(slot):
+            slot = self._claim(now_ns, one.key, ())
+        if slot == NONE:
+            return False
+        self._start(one.client, slot, now_ns, one.arrival)
+        self._capacity.release(slot)
+        return True
+
+    def _close(self, one: Waiting, counter: str) -> None:
+        """There will be no flow."""
+        self.block.count(counter)
+        one.client.close()
+        if one.arrival is not None:
+            one.arrival.ended(NONE, one.since_ns)
 
     def _claim(self, now_ns: int, key: int, tried: tuple[int, ...]) -> int:
         """A place at a backend, to be released once the flow is on its account; NONE if all are
@@ -264,14 +360,9 @@ class Service:
         self._serving = False
         now_ns = monotonic_ns()
         while self._waiting.overdue(now_ns):
-            self.block.count("queue_timeout_total")
-            self._leave_queue().client.close()
-        while self._queued:
-            slot = self._claim(now_ns, self._waiting.first().key, ())
-            if slot == NONE:
-                return
-            self._start(self._leave_queue().client, slot, now_ns)
-            self._capacity.release(slot)
+            self._close(self._leave_queue(), "queue_timeout_total")
+        while self._queued and self._give(self._waiting.first(), now_ns):
+            self._leave_queue()
 
     def _leave_queue(self) -> Waiting:
         self._queued -= 1
@@ -296,19 +387,21 @@ class Service:
             return False
         self._budget.spend()
         # On its account before it leaves the last one: a limited backend is never over its limit.
-        flow = Flow(self._ledger, following, now_ns)
+        flow = self._flow(self._ledger, following, now_ns)
+        if self._ledger.log:
+            self._ledger.log.opened(flow, relay.client_name)
         relay.leave(outcome, now_ns)
         relay.flow = flow
         if step is Step.OTHER:
             self._capacity.release(following)
             block.rows["redispatched_total"][slot] += 1
-            relay.connect(*self._address[following])
+            relay.connect(*self.address[following], self.egress)
             return True
         block.rows["retried_total"][slot] += 1
 
         def again() -> None:
             if relay.flow is flow and flow.outcome is None:
-                relay.connect(*self._address[slot])
+                relay.connect(*self.address[slot], self.egress)
 
         self.poller.call_later(rule.pause_ms * 1e-3, again)
         return True
@@ -316,7 +409,7 @@ class Service:
     def _other(self, relay: Relay, now_ns: int) -> int:
         """A claimed place at a backend that has not failed this flow."""
         try:
-            key = _key(relay.client.sock.getpeername()) if self._in_force.uses_key else 0
+            key = _key(_peer(relay)) if self._in_force.uses_key else 0
         except OSError:
             return NONE  # the client has gone
         return self._claim(now_ns, key, relay.tried)
@@ -363,18 +456,26 @@ class Service:
             )
 
 
-def _load(region: Region, worker: int, usable: list[int], weight: Vector) -> Load:
+def _load(
+    region: Region, worker: int, usable: list[int], weight: Vector, rows: tuple[str, str, str]
+) -> Load:
     """The live rows of all workers, this one's first, cut to the slots in use."""
     span = max(usable) + 1
     order = [worker, *(w for w in range(region.layout.workers) if w != worker)]
     caches = [cache_view(region, w)[:, :span] for w in order]
+    q, waiting, waiting_start_ns = (lo.ROW[name] for name in rows)
     return Load(
-        flows=[cache[lo.ROW["flows"]].view("<f8") for cache in caches],
-        waiting=[cache[lo.ROW["waiting"]].view("<i8") for cache in caches],
-        waiting_start_ns=[cache[lo.ROW["waiting_start_ns"]].view("<i8") for cache in caches],
+        flows=[cache[q].view("<f8") for cache in caches],
+        waiting=[cache[waiting].view("<i8") for cache in caches],
+        waiting_start_ns=[cache[waiting_start_ns].view("<i8") for cache in caches],
         usable=usable,
         weight=weight[:span].copy(),
     )
+
+
+def _peer(relay: Relay) -> object:
+    """Whom the flow is from. Raises OSError where that is no longer known."""
+    return relay.arrival.peer if relay.arrival is not None else relay.client.sock.getpeername()
 
 
 def _key(peer: object) -> int:

@@ -40,6 +40,22 @@ def resolve(address: Address) -> tuple[int, Any]:
     return family, sockaddr
 
 
+def peer_name(client: socket.socket) -> str:
+    """The client's address; `unix` for what has none, `gone` where it has left already."""
+    try:
+        peer = client.getpeername()
+    except OSError:
+        return "gone"
+    return sockaddr_name(peer)
+
+
+def sockaddr_name(peer: object) -> str:
+    """An address as it is written; `unix` for what has none."""
+    if not isinstance(peer, tuple):
+        return "unix"
+    return f"[{peer[0]}]:{peer[1]}" if ":" in peer[0] else f"{peer[0]}:{peer[1]}"
+
+
 def listen(address: Address, count: int) -> list[socket.socket]:
     """One listening socket a worker on one address.
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from lbd.exposition import Exposition, Family
 from shm import layout as lo
-from shm.region import Region
+from shm.region import Region, SlotEntry
 from shm.states import LABELS, label, state_rows
 from shm.worker import scalars_view
 
@@ -70,9 +70,9 @@ QUEUE: Final = Family(
 STATE_FAMILIES: Final = (STATUS, USABLE, SHARE, LIMIT, CHECK_TIME, *TOTALS.values(), QUEUE)
 
 
-def add_states(out: Exposition, regions: Sequence[Region]) -> None:
-    """All families, of all services."""
-    seen = [_Backend(region, slot) for region in regions for slot in region.active_slots().tolist()]
+def add_states(out: Exposition, services: Sequence[tuple[Region, Sequence[SlotEntry]]]) -> None:
+    """All families, of the given backends of all services."""
+    seen = [_Backend(region, entry) for region, entries in services for entry in entries]
     out.add(STATUS, [((*one.at, name), int(one.state == name)) for one in seen for name in LABELS])
     out.add(USABLE, [(one.at, int(one.usable)) for one in seen])
     out.add(SHARE, [(one.at, one.share) for one in seen])
@@ -81,15 +81,16 @@ def add_states(out: Exposition, regions: Sequence[Region]) -> None:
     out.add(CHECK_TIME, [(one.at, one.word["check_ns"] * 1e-9) for one in checked])
     for row, family in TOTALS.items():
         out.add(family, [(one.at, one.word[row]) for one in seen])
-    out.add(QUEUE, [((region.service,), _queued(region)) for region in regions])
+    out.add(QUEUE, [((region.service,), _queued(region)) for region, _ in services])
 
 
 class _Backend:
     """One backend's words."""
 
-    def __init__(self, region: Region, slot: int) -> None:
+    def __init__(self, region: Region, entry: SlotEntry) -> None:
+        slot = entry.slot
         rows = state_rows(region)[:, slot].copy()
-        self.at = (region.service, region.entry(slot).name)
+        self.at = (region.service, entry.name)
         self.word = dict(zip(lo.STATES, rows.tolist(), strict=True))
         self.share = float(rows[lo.STATE["share"]].view("<f8"))
         self.state = label(self.word["flags"])

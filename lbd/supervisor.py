@@ -22,19 +22,27 @@ from typing import Final
 from config.changes import Change, changes, needs_new_workers
 from config.load import ConfigError, load
 from config.schema import Config
-from lbd import upgrade
+from lbd import logs, upgrade
 from lbd.activation import Activation, ActivationError
+from lbd.api.server import ApiServer
 from lbd.backends import Backends
+from lbd.edge.egress import SourceError, prove
 from lbd.fleet import Fleet
 from lbd.health.monitor import Monitor
 from lbd.http import HttpServer, metrics_application
 from lbd.listening import Listening
+from lbd.logs import LineWriter
 from lbd.metrics import Metrics
-from lbd.sockets import ListenError, resolve
+from lbd.names.names import Names
+from lbd.readiness import add_readiness
+from lbd.reload_error import ReloadError
+from lbd.sockets import ListenError, listen, resolve
+from lbd.status.page import StatusPage
+from lbd.status.state import State, look
 from sd.notify import Notifier
 from sd.sockets import take
 from shm.errors import RegionError
-from shm.layout import ROW, Layout
+from shm.layout import AGENT_RUN, ROW, Layout
 from shm.reader import Reader
 from shm.region import Region
 
@@ -50,8 +58,8 @@ AGAIN_S: Final = 1.0
 """Until a worker that has not confirmed a configuration is told again."""
 
 
-class ReloadError(Exception):
-    """A configuration cannot be taken into force; nothing has changed."""
+def _http_differs(before: Config, after: Config) -> bool:
+    return (before.metrics, before.status_page) != (after.metrics, after.status_page)
 
 
 def _resolve_all(before: Config, after: Config) -> None:
@@ -61,8 +69,12 @@ def _resolve_all(before: Config, after: Config) -> None:
     """
     known = {backend.address for service in before.services for backend in service.backends}
     for service in after.services:
+        try:
+            prove(service.source)
+        except SourceError as error:
+            raise ReloadError(f"service {service.name}: {error}") from None
         for backend in service.backends:
-            if backend.address not in known:
+            if backend.address not in known and backend.dns is None:
                 try:
                     resolve(backend.address)
                 except OSError as error:
@@ -76,8 +88,11 @@ class Supervisor:
     behind then.
     """
 
-    def __init__(self, config: Config, path: str) -> None:
+    def __init__(self, config: Config, path: str, writer: LineWriter | None = None) -> None:
+        """`path` is the file that `config` was read from; `writer` that of this process's log, None
+        where that is not ours to open again."""
         self.path = path
+        self._writer = writer
         self.config = config
         self.file_config = config
         self._inherited = upgrade.inherited(os.environ)
@@ -86,13 +101,16 @@ class Supervisor:
         self._listening = Listening(Activation(take(os.environ)), self._inherited.listening)
         self._fleet: Fleet | None = None
         self._leaving: list[Fleet] = []
-        self._backends: list[Backends] = []
+        self.backends: list[Backends] = []
         self._changing = asyncio.Lock()
         self._stopping = asyncio.Event()
-        self._metrics = Metrics(monotonic_ns())
+        self.started_ns = monotonic_ns()
+        self._metrics = Metrics(self.started_ns)
         self._http: HttpServer | None = None
+        self._api: ApiServer | None = None
         self._restarts_before = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._names = Names(self._names_changed)
 
     @property
     def fleet(self) -> Fleet:
@@ -113,6 +131,11 @@ class Supervisor:
         return self._restarts_before + self.fleet.restarts_total
 
     @property
+    def draining_workers(self) -> int:
+        """Of former configurations."""
+        return sum(len(fleet.workers) for fleet in self._leaving) + len(self._inherited.pids)
+
+    @property
     def changes(self) -> list[Change]:
         """What was changed at run time, against the file as it was last read."""
         return changes(self.file_config, self.config)
@@ -122,6 +145,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             loop.add_signal_handler(number, self._stop, number)
         loop.add_signal_handler(signal.SIGHUP, self._in_background, self._reload_logged)
+        loop.add_signal_handler(signal.SIGUSR1, self._in_background, self._reopen_log)
         loop.add_signal_handler(signal.SIGUSR2, self._in_background, self._upgrade)
         upgrade.unblock_signals()
         try:
@@ -139,41 +163,67 @@ class Supervisor:
         for service in config.services:
             for backend in service.backends:
                 # The workers resolve it themselves; here it fails before anything is bound.
-                resolve(backend.address)
+                if backend.dns is None:
+                    resolve(backend.address)
+            prove(service.source)
+        await self._names.prepare(config)
         await self._listening.prepare(config)
         made: list[Backends] = []
         try:
             self._make_regions(config, made)
-            if config.metrics is not None:
-                self._http = HttpServer(metrics_application(self.scrape))
-                await self._http.listen(config.metrics)
+            metrics = listen(config.metrics, 1)[0] if config.metrics is not None else None
+            if config.api is not None:
+                self._api = ApiServer(self, config.api)
+                await self._api.start()
         except BaseException:
             for backends in made:
                 backends.remove()
             raise
         if not self._stopping.is_set():
             self._take_over(config, made)
+            if metrics is not None:
+                self._http = self._http_server(config)
+                await self._http.start(metrics)
+            self._names.follow(config)
 
     def _make_regions(self, config: Config, made: list[Backends]) -> None:
         """One a service, appended to `made` as they come to be. Raises RegionError."""
         for service in config.services:
             samples = -(-service.reservoir.size // config.workers)
-            layout = Layout(config.workers, service.slots, samples)
-            made.append(Backends(Region.create(service.name, layout), service))
-            made[-1].apply(service, monotonic_ns())
+            exchanges = int(service.load == "exchanges")
+            layout = Layout(config.workers, service.slots, samples, exchanges=exchanges)
+            region = Region.create(service.name, layout)
+            try:
+                made.append(Backends(region, self._names.expanded(service)))
+            except BaseException:
+                region.remove()
+                raise
 
     def _take_over(self, config: Config, made: list[Backends]) -> None:
         shares = [self._listening.shares(s.listen, config.workers) for s in config.services]
         self._fleet = Fleet(config, shares, [backends.region for backends in made])
-        self._backends = made
+        self.backends = made
         self._fleet.start()
 
+    def _http_server(self, config: Config) -> HttpServer:
+        application = metrics_application(self.scrape)
+        add_readiness(application, lambda: self.fleet.serving and not self._stopping.is_set())
+        if config.status_page:
+            StatusPage(application, self._look)
+        return HttpServer(application)
+
+    def _look(self) -> State:
+        fleet = self.fleet
+        return look(fleet.config, fleet.regions, len(fleet.workers), self.restarts_total)
+
     async def _clean(self) -> None:
+        await self._names.close()
         if self._http is not None:
             await self._http.close()
-        if self._fleet is not None:
-            for backends in self._backends:
-                backends.remove()
+        if self._api is not None:
+            await self._api.close()
+        for backends in self.backends:
+            backends.remove()
         self._listening.release(None)
 
     def scrape(self) -> bytes:
@@ -181,7 +231,10 @@ class Supervisor:
 
     def monitor(self, service: str) -> Monitor:
         """The hand on the states of a service's backends. Raises KeyError for a name unknown."""
-        return next(b.monitor for b in self._backends if b.region.service == service)
+        for backends in self.backends:
+            if backends.region.service == service:
+                return backends.monitor
+        raise KeyError(service)
 
     # -- what is in force
 
@@ -190,59 +243,113 @@ class Supervisor:
 
         Raises ConfigError, ReloadError, and changes nothing then.
         """
-        config = await asyncio.to_thread(load, self.path)
-        done = await self.apply(config)
-        self.file_config = config
-        return done
-
-    async def apply(self, config: Config) -> list[Change]:
-        """Take `config` into force; returns what changed. Raises ReloadError and changes nothing
-        then."""
         async with self._changing:
-            if self._stopping.is_set():
-                raise ReloadError("the balancer is stopping")
-            before = self.config
-            await asyncio.to_thread(_resolve_all, before, config)
+            config = await asyncio.to_thread(load, self.path)
+            done = await self._take(config)
+            self.file_config = config
+            return done
+
+    async def edit(self, edit: Callable[[Config], Config]) -> list[Change]:
+        """Take what `edit` makes of the configuration into force; returns what changed.
+
+        Raises ReloadError and what `edit` raises, and changes nothing then.
+        """
+        async with self._changing:
+            return await self._take(edit(self.config))
+
+    async def _take(self, config: Config) -> list[Change]:
+        if self._stopping.is_set():
+            raise ReloadError("the balancer is stopping")
+        before = self.config
+        try:
+            await self._names.prepare(config)
+        except OSError as error:
+            raise ReloadError(str(error)) from None
+        await asyncio.to_thread(_resolve_all, before, config)
+        try:
+            http = await self._other_http(config)
             try:
-                http = await self._other_http(config)
-                try:
-                    if needs_new_workers(before, config):
-                        await self._replace_workers(config)
-                    else:
-                        await self._apply_in_place(config)
-                except BaseException:
-                    if http is not None:
-                        await http.close()
-                    raise
-            except (ListenError, ActivationError, RegionError, OSError) as error:
-                raise ReloadError(str(error)) from None
-            if before.metrics != config.metrics:
-                if self._http is not None:
-                    await self._http.close()
-                self._http = http
-            self.config = config
-            return changes(before, config)
+                api = ApiServer(self, config.api) if config.api is not None else None
+                if needs_new_workers(before, config):
+                    await self._replace_workers(config)
+                else:
+                    await self._apply_in_place(config)
+            except BaseException:
+                if http is not None:
+                    await http.close()
+                raise
+        except (ListenError, ActivationError, RegionError, OSError) as error:
+            raise ReloadError(str(error)) from None
+        if _http_differs(before, config):
+            if self._http is not None:
+                await self._http.close()
+            self._http = http
+        if before.api != config.api:
+            # Not here: the request that asked for it is still to be answered.
+            self._in_background(partial(self._exchange_api, api))
+        if before.log != config.log:
+            self._log_elsewhere(config)
+        self.config = config
+        self._names.follow(config)
+        return changes(before, config)
+
+    def _log_elsewhere(self, config: Config) -> None:
+        """The workers do already."""
+        if self._writer is None:
+            return
+        try:
+            writer = logs.start(config.log, "lbd")
+        except OSError as error:
+            log.error("cannot log to %s: %s", config.log.file, error.strerror)
+            return
+        self._writer.close()
+        self._writer = writer
+
+    async def _exchange_api(self, api: ApiServer | None) -> None:
+        if self._api is not None:
+            await self._api.close()
+        self._api = api
+        if api is not None:
+            try:
+                await api.start()
+            except ListenError as error:
+                log.error("no runtime API: %s", error)
+                self._api = None
 
     async def _other_http(self, config: Config) -> HttpServer | None:
-        """Already listening, where the address is another one. Raises ListenError."""
-        if config.metrics is None or config.metrics == self.config.metrics:
+        """Already listening, where there is to be another one. Raises ListenError."""
+        if config.metrics is None or not _http_differs(self.config, config):
             return None
-        server = HttpServer(metrics_application(self.scrape))
-        await server.listen(config.metrics)
+        server = self._http_server(config)
+        if self._http is not None and config.metrics == self.config.metrics:
+            await server.start(self._http.same_socket())
+        else:
+            await server.listen(config.metrics)
         return server
 
     async def _apply_in_place(self, config: Config) -> None:
-        for backends, service in zip(self._backends, config.services, strict=True):
+        services = [self._names.expanded(service) for service in config.services]
+        for backends, service in zip(self.backends, services, strict=True):
             backends.check(service)
         now_ns = monotonic_ns()
-        for backends, service in zip(self._backends, config.services, strict=True):
+        for backends, service in zip(self.backends, services, strict=True):
             backends.apply(service, now_ns)
         await self._confirmed(config)
+
+    async def _names_changed(self) -> bool:
+        """Take over the addresses that names stand for now. False where that has to wait."""
+        async with self._changing:
+            try:
+                await self._apply_in_place(self.config)
+            except RegionError as error:
+                log.error("%s; its addresses stay for now", error)
+                return False
+            return True
 
     async def _confirmed(self, config: Config) -> None:
         """Have all workers take it over: at once, or when those that are busy come to it."""
         if await self.fleet.configure(config):
-            for backends in self._backends:
+            for backends in self.backends:
                 backends.confirmed()
             return
         log.warning("a worker has not confirmed the new configuration yet")
@@ -261,21 +368,24 @@ class Supervisor:
         Raises what `Listening.prepare` and `Region.create` raise, and ReloadError where the new
         workers do not come to serve; the old ones then go on as before.
         """
-        old, old_backends = self.fleet, self._backends
+        old, old_backends = self.fleet, self.backends
         await self._listening.prepare(config)
         old.hold()
         for region in old.regions:
             region.set_aside()
         made: list[Backends] = []
+        orders = {region.service: region.agent_order for region in old.regions}
         try:
             self._make_regions(config, made)
+            for backends in made:
+                backends.region.order_agent(orders.get(backends.region.service, AGENT_RUN))
             self._take_over(config, made)
             await self._serving(self.fleet)
         except BaseException:
             if self._fleet is not old:
                 self.fleet.end(graceful=False)
                 await self.fleet.gone()
-                self._fleet, self._backends = old, old_backends
+                self._fleet, self.backends = old, old_backends
             for backends in made:
                 backends.remove()
             for region in old.regions:
@@ -336,6 +446,15 @@ class Supervisor:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    async def _reopen_log(self) -> None:
+        try:
+            if self._writer is not None:
+                self._writer.reopen()
+        except OSError as error:
+            log.error("the log is not reopened: %s", error)
+        for fleet in self._fleets():
+            await fleet.ask({"order": "reopen"})
+
     # -- watching
 
     async def _beat(self) -> None:
@@ -350,9 +469,9 @@ class Supervisor:
                 self._inherited.end(graceful=True)
             self._manager.beat(now_ns, self._status)
             self.fleet.look_after(now_ns)
-            for backends in self._backends:
-                backends.let_go()
+            for backends in self.backends:
                 backends.monitor.tick(now_ns)
+                backends.let_go()
             await asyncio.sleep(BEAT_S)
 
     def _status(self) -> str:

@@ -43,6 +43,11 @@ class Inherited:
         self._none_left = asyncio.Event()
         self._watched = False
 
+    @property
+    def pids(self) -> list[int]:
+        """Of the former workers that still run."""
+        return list(self._workers)
+
     def end(self, graceful: bool) -> None:
         """Let the former workers finish, or end them; and reap them."""
         for pid in self._workers:

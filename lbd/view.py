@@ -8,8 +8,8 @@ from __future__ import annotations
 import heapq
 from typing import Any
 
-from lbd.relay import Relay
-from lbd.service import Service
+from lbd.flow import Flow
+from lbd.service import Carrier, Service
 
 NS_PER_S = 1e9
 
@@ -54,30 +54,21 @@ def explain(service: Service) -> dict[str, Any]:
     }
 
 
-def _flow(service: Service, relay: Relay, now_ns: int) -> dict[str, Any]:
-    flow = relay.flow
+def _flow(service: Service, carrier: Carrier, now_ns: int) -> dict[str, Any]:
+    flow = carrier.flow
+    bytes_in, bytes_out = carrier.carried()
     return {
-        "client": _peer(relay),
+        "client": carrier.client_name(),
         "backend": service.region.entry(flow.slot).name,
-        "state": _state(relay),
+        "state": _state(flow),
         "age_s": (now_ns - flow.accepted_ns) / NS_PER_S,
-        "idle_s": (now_ns - relay.idle_since_ns) / NS_PER_S,
-        "bytes_in": relay.client.bytes_read,
-        "bytes_out": relay.backend.bytes_read if relay.backend is not None else 0,
+        "idle_s": (now_ns - carrier.idle_since_ns) / NS_PER_S,
+        "bytes_in": bytes_in,
+        "bytes_out": bytes_out,
     }
 
 
-def _state(relay: Relay) -> str:
-    if not relay.flow.connected_ns:
+def _state(flow: Flow) -> str:
+    if not flow.connected_ns:
         return "connecting"
-    return "waiting" if relay.flow.waiting else "answered"
-
-
-def _peer(relay: Relay) -> str:
-    try:
-        peer = relay.client.sock.getpeername()
-    except OSError:
-        return "gone"
-    if not isinstance(peer, tuple):
-        return "unix"
-    return f"[{peer[0]}]:{peer[1]}" if ":" in peer[0] else f"{peer[0]}:{peer[1]}"
+    return "waiting" if flow.waiting else "answered"

@@ -25,9 +25,11 @@ from typing import Any, Final
 import uvloop
 
 from config.schema import Config
-from config.schema import Service as ServiceConfig
+from lbd import logs
 from lbd.channel import Channel, Message, receive
-from lbd.listener import Listener
+from lbd.edge.bound import Room
+from lbd.edge.fronts import GateMaker, fronts
+from lbd.front import Front
 from lbd.orders import Orders
 from lbd.poller import Poller
 from lbd.service import Service
@@ -38,19 +40,19 @@ log = logging.getLogger(__name__)
 
 REFRESH_S: Final = 0.01
 """How often counters are published and weights looked for."""
-SPARE_FDS: Final = 8
-"""Descriptors kept for what is no flow: a log, a name lookup, an interpreter's import."""
 
 
 @dataclass(frozen=True)
 class Assignment:
     """What the supervisor tells a worker: its number and the configuration; for each service the
-    descriptors to accept from and the generation of its region."""
+    descriptors to accept from and the generation of its region; a descriptor for each table that
+    the workers share."""
 
     index: int
     config: dict[str, Any]
     listen_fds: list[list[int]]
     generations: list[int]
+    table_fds: dict[str, int]
 
     def message(self) -> Message:
         return asdict(self)
@@ -62,9 +64,11 @@ class Worker:
     def __init__(self, assignment: Assignment, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._config = Config.model_validate(assignment.config)
+        name = f"lbd worker {assignment.index} [{os.getpid()}]"
+        self._writer = logs.start(self._config.log, name)
         self._poller = Poller(loop)
         self._services: list[Service] = []
-        self._listeners: list[Listener] = []
+        self._fronts: list[Front] = []
         self._draining = False
         self.failed = False
         scraped = self._config.metrics is not None
@@ -74,47 +78,49 @@ class Worker:
                 # The name has changed hands since: another worker writes to that block.
                 raise RegionError(f"service {config.name}: its region was replaced")
             self._services.append(
-                Service(config, region, assignment.index, self._poller, histograms=scraped)
+                Service(config, region, assignment.index, self._poller, scraped, self._writer)
             )
-        self._room = _flows_possible() // len(self._services)
-        for service, fds in zip(self._services, assignment.listen_fds, strict=True):
-            sockets = [socket.socket(fileno=fd) for fd in fds]
+        workers = self._config.workers
+        gates = GateMaker(assignment.table_fds, workers, assignment.index, self._poller)
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        room = Room.of(limit, len(os.listdir("/proc/self/fd")), len(self._services))
+        for front in fronts(self._config.services):
+            sockets = [socket.socket(fileno=fd) for fd in assignment.listen_fds[front[0]]]
             for sock in sockets:
                 sock.setblocking(False)
-            share = self._share(service.config)
-            self._listeners.append(Listener(service, sockets, self._poller, share))
-
-    def _share(self, service: ServiceConfig) -> int:
-        """How many of a service's flows this worker carries at once."""
-        share = -(-service.max_connections // self._config.workers)
-        if self._room < share:
-            log.warning(
-                "service %s: descriptors for %d flows, not %d (see `ulimit -n`)",
-                service.name,
-                self._room,
-                share,
-            )
-        return min(share, self._room)
+            services = [self._services[index] for index in front]
+            self._fronts.append(Front(services, sockets, gates, room, workers, self._poller))
 
     def run(self, line: socket.socket) -> None:
         """`line` is the supervisor's, without the assignment."""
         loop = self._loop
-        orders = Orders(self._services, self._configure)
+        orders = Orders(self._services, self._configure, self._reopen_log)
         channel = Channel(lambda order: channel.send(orders.answer(order)), self._supervisor_gone)
         loop.run_until_complete(loop.create_connection(lambda: channel, sock=line))
         loop.set_exception_handler(self._on_error)
         loop.add_signal_handler(signal.SIGTERM, self._stop)
         loop.add_signal_handler(signal.SIGQUIT, self._drain)
-        # A terminal's Ctrl-C reaches the whole group; the supervisor decides what it means.
-        loop.add_signal_handler(signal.SIGINT, lambda: None)
+        loop.add_signal_handler(signal.SIGUSR1, self._reopen_log)
+        # What reaches the whole group is the supervisor's to decide, a terminal's Ctrl-C for one.
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR2):
+            loop.add_signal_handler(number, lambda: None)
         self._refresh()
         self._check()
         loop.run_forever()
         now_ns = monotonic_ns()
+        for front in self._fronts:
+            front.shut()
         for service in self._services:
             service.shut()
             service.block.publish(now_ns)
         self._poller.close()
+        self._writer.close()
+
+    def _reopen_log(self) -> None:
+        try:
+            self._writer.reopen()
+        except OSError as error:
+            log.error("the log is not reopened: %s", error)
 
     def _refresh(self) -> None:
         self._loop.call_later(REFRESH_S, self._refresh)
@@ -123,28 +129,31 @@ class Worker:
             service.refresh(now_ns)
 
     def _check(self) -> None:
-        every_s = min(service.check_every_s() for service in self._services)
-        self._loop.call_later(every_s, self._check)
+        every_s = [service.check_every_s() for service in self._services]
+        every_s += [front.check_every_s() for front in self._fronts]
+        self._loop.call_later(min(every_s), self._check)
         now_ns = monotonic_ns()
         for service in self._services:
             service.check(now_ns)
+        for front in self._fronts:
+            front.check(now_ns)
         if self._draining:
             self._stop_if_done()
         else:
-            for listener in self._listeners:
-                listener.resume()
+            for front in self._fronts:
+                front.resume()
 
     def _configure(self, config: Config) -> None:
         """Go by another configuration that changes no listener, no worker and no region."""
         self._config = config
-        for service, of_service, listener in zip(
-            self._services, config.services, self._listeners, strict=True
-        ):
+        for service, of_service in zip(self._services, config.services, strict=True):
             service.configure(of_service)
-            listener.limit(self._share(of_service))
+        for front in self._fronts:
+            front.limit(config.workers)
 
     def _stop_if_done(self) -> None:
-        if not any(service.connections() for service in self._services):
+        on_the_way = not all(front.empty for front in self._fronts)
+        if not on_the_way and not any(service.connections() for service in self._services):
             self._stop()
 
     def _stop(self) -> None:
@@ -155,8 +164,8 @@ class Worker:
         if self._draining:
             return
         self._draining = True
-        for listener in self._listeners:
-            listener.close()
+        for front in self._fronts:
+            front.close()
         drain_s = max(service.config.timeouts.drain_s for service in self._services)
         self._loop.call_later(drain_s, self._stop)
         self._loop.call_soon(self._stop_if_done)
@@ -172,19 +181,7 @@ class Worker:
         loop.stop()
 
 
-def _flows_possible() -> int:
-    """How many flows, of two descriptors each, fit beside what is open already; at least one.
-
-    Accepting a connection for which there is no second descriptor would mean to drop it.
-    """
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(1, (limit - len(os.listdir("/proc/self/fd")) - SPARE_FDS) // 2)
-
-
 def main() -> int:
-    logging.basicConfig(
-        level=logging.INFO, format=f"%(asctime)s lbd worker[{os.getpid()}] %(message)s"
-    )
     faulthandler.enable()
     # Objects die by reference counting, flows break their cycles when they end: the collector
     # finds little, and its pauses are felt by every flow.

@@ -146,7 +146,19 @@ def _backend_text(backend: dict[str, Any]) -> list[str]:
         f"configured weight {backend['configured_weight']:g}, {weight}",
         f"  q {backend['flows_sum']} ({' + '.join(map(str, backend['flows']))}), "
         f"waiting {backend['waiting']}{age}; {kinds}",
+        *_exchanges_text(backend),
         f"  {totals}",
+    ]
+
+
+def _exchanges_text(backend: dict[str, Any]) -> list[str]:
+    if "exchanges" not in backend:
+        return []
+    age_ms = backend["exchanges_mean_age_ms"]
+    age = "" if age_ms is None else f", mean age {age_ms:.1f} ms"
+    return [
+        f"  busy {backend['busy']}, exchanges {backend['exchanges']}{age}; "
+        f"exchange {_spread(backend['exchange_ms'])}"
     ]
 
 

@@ -18,7 +18,7 @@ from shm import segment
 from shm.errors import RegionError
 from shm.reader import Reader
 from shm.region import Region
-from shm.snapshot import Samples
+from shm.snapshot import Exchanges, Samples
 from shm.states import label, state_rows
 from shm.weights import newest_weights
 from shm.worker import cache_view, scalars_view
@@ -127,9 +127,25 @@ def _backends(live: Region, now_ns: int) -> list[dict[str, Any]]:
                 "totals": {name: int(total[row]) for name, total in seen.totals.items()},
                 "duration_ms": _samples(seen.duration, row),
                 "fct_ms": _samples(seen.fct, row),
+                **_exchanges(seen.exchanges, row),
             }
         )
     return rows
+
+
+def _exchanges(of: Exchanges | None, row: int) -> dict[str, Any]:
+    """Nothing where the service does not tell them apart."""
+    if of is None:
+        return {}
+    waiting = int(of.waiting[row])
+    return {
+        "busy": int(of.busy[row]),
+        "exchanges": waiting,
+        "exchanges_mean_age_ms": int(of.waiting_age_ns[row]) / waiting / NS_PER_MS
+        if waiting > 0
+        else None,
+        "exchange_ms": _samples(of.latency, row),
+    }
 
 
 def _samples(of: Samples, row: int) -> dict[str, Any]:

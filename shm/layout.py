@@ -45,11 +45,17 @@ H_HEARTBEAT_NS: Final = 10
 H_NEXT_IDENTITY: Final = 11
 H_EPOCH: Final = 12  # odd while the supervisor moves a dead worker's counts to `retired`
 H_STATES: Final = 13  # grows with every change of a backend, its weight or its state
+H_AGENT_ORDER: Final = 14  # what an operator asks of the agent: AGENT_RUN, _PAUSE or _SHADOW
+H_EXCHANGES: Final = 15  # 1 where q counts exchanges, 0 where it counts flows
 H_NAME: Final = 16  # 8 words of UTF-8
 H_BITMAP: Final = 32  # MAX_SLOTS / 64 words; bit s of word s // 64 is slot s
 H_USABLE: Final = 48  # likewise: slots that may get new flows
 HEADER_WORDS: Final = 64
 NAME_BYTES: Final = 64
+
+AGENT_RUN: Final = 0  # as it was configured
+AGENT_PAUSE: Final = 1
+AGENT_SHADOW: Final = 2
 
 # Slot table: words of one row.
 S_IDENTITY: Final = 0
@@ -78,10 +84,20 @@ STATES: Final = (
 )
 STATE: Final = {name: index for index, name in enumerate(STATES)}
 
-# Counter rows of a worker. `flows` is f64 (exact up to 2**53) so that dispatch multiplies without a
-# conversion; `waiting_start_ns` is a sum modulo 2**64, from which waiting * now - sum is the summed
-# age of the flows that wait.
-GAUGES: Final = ("identity", "flows", "waiting", "waiting_start_ns")
+# Counter rows of a worker. The rows that q is summed from are f64 (exact up to 2**53) so that
+# dispatch multiplies without a conversion; `waiting_start_ns` is a sum modulo 2**64, from which
+# waiting * now - sum is the summed age of the flows that wait. `busy`, `exchanges` and
+# `exchanges_start_ns` are to exchanges what `flows`, `waiting` and `waiting_start_ns` are to flows.
+GAUGES: Final = (
+    "identity",
+    "flows",
+    "waiting",
+    "waiting_start_ns",
+    "busy",
+    "exchanges",
+    "exchanges_start_ns",
+)
+FLOATS: Final = ("flows", "busy")
 TOTALS: Final = (
     "flows_total",
     "connected_total",
@@ -97,6 +113,7 @@ TOTALS: Final = (
     "client_reset_total",
     "idle_timeout_total",
     "total_timeout_total",
+    "slow_client_total",
     "withdrawn_total",
     "shutdown_total",
     "lost_total",  # open in a worker that died
@@ -106,6 +123,12 @@ TOTALS: Final = (
     "client_wait_ns_total",
     "duration_ns_total",
     "fct_ns_total",
+    "datagrams_in_total",
+    "datagrams_out_total",
+    "datagrams_dropped_total",
+    "exchanges_total",
+    "exchanges_answered_total",
+    "exchange_ns_total",
     "unanswered_total",  # failed by the backend before its first byte
     "retried_total",
     "redispatched_total",
@@ -120,6 +143,24 @@ BACKEND_FAILURES: Final = (
     "backend_reset_total",
     "backend_silent_total",
     "backend_timeout_total",
+)
+
+# What the edges of a service count.
+EDGE_SCALARS: Final = (
+    "proxy_untrusted_total",
+    "proxy_malformed_total",
+    "proxy_oversized_total",
+    "hello_malformed_total",
+    "sni_unknown_total",
+    "preface_timeout_total",
+    "preface_closed_total",
+    "refused_source_connections_total",
+    "refused_source_rate_total",
+    "source_untracked_total",
+    "shed_full_total",
+    "shed_descriptors_total",
+    "stick_hits_total",
+    "stick_forgotten_total",
 )
 
 # Worker scalars, all u64.
@@ -141,6 +182,10 @@ SCALARS: Final = (
     "frames_invalid_total",
     "weights_foreign_total",
     "fallback_total",
+    "sessions_refused_total",
+    "sessions_redispatched_total",
+    "log_dropped_total",
+    *EDGE_SCALARS,
     "queued",
     "queued_total",
     "queue_full_total",
@@ -153,6 +198,7 @@ SCALAR_WORDS: Final = 64
 
 # Reservoirs of a backend, in this order; one more, of the service, holds inter-arrival times.
 KINDS: Final = ("duration", "fct")
+EXCHANGE_KINDS: Final = (*KINDS, "exchange")
 SAMPLE_WORDS: Final = 2  # t_ns, value_ns; t_ns is 0 in an empty slot
 
 # Histograms of a backend, in this order; `shm.histogram` has the bounds.
@@ -198,14 +244,16 @@ class Layout:
     """Word offsets of a region for one geometry.
 
     workers: blocks. slots: backends at most. reservoir: samples kept a worker, backend and kind.
-    depth: frames of multi-buffering, the papers' m. Raises ValueError where the geometry is
-    outside the limits above.
+    depth: frames of multi-buffering, the papers' m. exchanges: 1 where q counts exchanges, which
+    then have a kind of sample of their own. Raises ValueError where the geometry is outside the
+    limits above.
     """
 
     workers: int
     slots: int
     reservoir: int
     depth: int = 4
+    exchanges: int = 0
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -213,6 +261,7 @@ class Layout:
             ("slots", 1, MAX_SLOTS),
             ("reservoir", 1, 65536),
             ("depth", 2, 16),
+            ("exchanges", 0, 1),
         ):
             value = getattr(self, name)
             if not low <= value <= high:
@@ -262,8 +311,12 @@ class Layout:
         return self.weight_frame(self.depth)
 
     @property
+    def kinds(self) -> tuple[str, ...]:
+        return EXCHANGE_KINDS if self.exchanges else KINDS
+
+    @property
     def reservoir_words(self) -> int:
-        return (len(KINDS) * self.slots + 1) * self.reservoir * SAMPLE_WORDS
+        return (len(self.kinds) * self.slots + 1) * self.reservoir * SAMPLE_WORDS
 
     @property
     def worker_words(self) -> int:

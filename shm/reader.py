@@ -18,7 +18,7 @@ from shm.frames import FrameRing
 from shm.histogram import histograms_view
 from shm.region import Region
 from shm.reservoir import read_samples
-from shm.snapshot import Samples, Snapshot
+from shm.snapshot import Exchanges, Ints, Samples, Snapshot
 from shm.worker import cache_view
 
 T = TypeVar("T")
@@ -26,6 +26,7 @@ T = TypeVar("T")
 PATIENCE: Final = 50
 PAUSE_S: Final = 0.001
 
+_FLOATS: Final = tuple(lo.ROW[name] for name in lo.FLOATS)
 _SCALAR_TOTALS: Final = {n: i for n, i in lo.SCALAR.items() if n.endswith("_total")}
 
 
@@ -57,7 +58,7 @@ class Reader:
     def _reservoir_view(self, worker: int) -> NDArray[np.uint64]:
         """(kinds * slots + 1, K, 2) live samples of one worker."""
         layout = self.region.layout
-        count = len(lo.KINDS) * layout.slots + 1
+        count = len(layout.kinds) * layout.slots + 1
         words = count * layout.reservoir * lo.SAMPLE_WORDS
         first = layout.reservoirs(worker)
         return self.region.u64[first : first + words].reshape(
@@ -102,24 +103,25 @@ class Reader:
                     return None
                 continue
             cache = frame[lo.FRAME_HEAD_WORDS :].reshape(self._shape)
-            flows = lo.ROW["flows"]
-            cache[flows] = cache[flows].view("<f8").astype(np.uint64)
+            for row in _FLOATS:
+                cache[row] = cache[row].view("<f8").astype(np.uint64)
             total += np.where(cache[0] == identities, cache, np.uint64(0))
         total[0] = identities
         return total
 
     def samples(
         self, slots: NDArray[np.int64], identity: NDArray[np.uint64] | None = None
-    ) -> tuple[Samples, Samples, Samples]:
-        """Duration, FCT of the given slots and inter-arrival, the workers side by side.
+    ) -> tuple[Samples, ...]:
+        """Each kind's (`Layout.kinds`) of the given slots and inter-arrival, workers side by side.
 
         identity (N,): whose samples, by default those of the slots' present users. What a worker
         still holds of a slot's former user is left out.
         """
         count = self.region.layout.slots
+        kinds = len(self.region.layout.kinds)
         if identity is None:
             identity = self.region.identities()[slots]
-        rows = np.concatenate([slots, slots + count, [len(lo.KINDS) * count]])
+        rows = np.concatenate([*(slots + kind * count for kind in range(kinds)), [kinds * count]])
         whole = len(slots) == count
         n = len(slots)
         parts = []
@@ -128,16 +130,13 @@ class Reader:
             before = adopted[slots]
             part = read_samples(view, slice(None) if whole else rows)
             foreign = np.flatnonzero((before != identity) | (adopted[slots] != identity))
-            part[foreign] = 0
-            part[foreign + n] = 0
+            for kind in range(kinds):
+                part[foreign + kind * n] = 0
             parts.append(part)
         pairs = np.concatenate(parts, axis=1)
         t_ns, value_ns = pairs[..., 0], pairs[..., 1]
-        return (
-            Samples(t_ns[:n], value_ns[:n]),
-            Samples(t_ns[n : 2 * n], value_ns[n : 2 * n]),
-            Samples(t_ns[2 * n :], value_ns[2 * n :]),
-        )
+        cuts = [slice(kind * n, (kind + 1) * n) for kind in range(kinds)]
+        return tuple(Samples(t_ns[c], value_ns[c]) for c in (*cuts, slice(kinds * n, None)))
 
     def histograms(self) -> NDArray[np.uint64]:
         """(slots, kinds, buckets) summed over workers, of the slots' present users.
@@ -186,7 +185,16 @@ class Reader:
         identity = counted[0, slots]
         table = counted[:, slots].astype(np.int64)
         waiting = table[lo.ROW["waiting"]]
-        duration, fct, interarrival = self.samples(slots, identity)
+        duration, fct, *latency, interarrival = self.samples(slots, identity)
+        exchanges = None
+        if latency:
+            asking = table[lo.ROW["exchanges"]]
+            exchanges = Exchanges(
+                busy=table[lo.ROW["busy"]],
+                waiting=asking,
+                waiting_age_ns=_age_ns(now_ns, asking, table[lo.ROW["exchanges_start_ns"]]),
+                latency=latency[0],
+            )
         return Snapshot(
             now_ns=now_ns,
             generation=self.region.generation,
@@ -194,9 +202,16 @@ class Reader:
             identity=identity,
             flows=table[lo.ROW["flows"]],
             waiting=waiting,
-            waiting_age_ns=np.maximum(waiting * now_ns - table[lo.ROW["waiting_start_ns"]], 0),
+            waiting_age_ns=_age_ns(now_ns, waiting, table[lo.ROW["waiting_start_ns"]]),
             totals={name: table[lo.ROW[name]] for name in lo.TOTALS},
             duration=duration,
             fct=fct,
             interarrival=interarrival,
+            exchanges=exchanges,
         )
+
+
+def _age_ns(now_ns: int, count: Ints, start_ns: Ints) -> Ints:
+    """(N,) summed ages of `count` things whose starts sum up to `start_ns` modulo 2**64."""
+    age_ns: Ints = np.maximum(count * now_ns - start_ns, 0)
+    return age_ns

@@ -74,6 +74,7 @@ class Region:
         words[lo.H_SLOTS] = layout.slots
         words[lo.H_RESERVOIR] = layout.reservoir
         words[lo.H_DEPTH] = layout.depth
+        words[lo.H_EXCHANGES] = layout.exchanges
         words[lo.H_OWNER_PID] = os.getpid()
         words[lo.H_CREATED_NS] = time.monotonic_ns()
         words[lo.H_HEARTBEAT_NS] = time.monotonic_ns()
@@ -104,7 +105,13 @@ class Region:
                 )
             if int(head[lo.H_READY]) != 1:
                 raise RegionAbsent(f"shm {name} is still being created")
-            geometry = (lo.H_WORKERS, lo.H_SLOTS, lo.H_RESERVOIR, lo.H_DEPTH)
+            geometry = (
+                lo.H_WORKERS,
+                lo.H_SLOTS,
+                lo.H_RESERVOIR,
+                lo.H_DEPTH,
+                lo.H_EXCHANGES,
+            )
             try:
                 layout = Layout(*(int(head[word]) for word in geometry))
             except ValueError as error:
@@ -161,6 +168,14 @@ class Region:
     @property
     def heartbeat_ns(self) -> int:
         return self.words[lo.H_HEARTBEAT_NS]
+
+    @property
+    def agent_order(self) -> int:
+        """What an operator asks of the agent: one of `layout.AGENT_*`."""
+        return self.words[lo.H_AGENT_ORDER]
+
+    def order_agent(self, order: int) -> None:
+        self.words[lo.H_AGENT_ORDER] = order
 
     def beat(self, now_ns: int) -> None:
         self.words[lo.H_HEARTBEAT_NS] = now_ns

@@ -29,6 +29,22 @@ class Samples:
 
 
 @dataclass(frozen=True)
+class Exchanges:
+    """What is told apart within the flows: a client's question, a server's answer. N backends.
+
+    busy (N,): flows that are new or wait for an answer: q of the dispatch rule.
+    waiting (N,), waiting_age_ns (N,): the exchanges without a first byte in answer, and the sum of
+    their ages since the first byte of the question.
+    latency: first byte of the question to first byte of the answer.
+    """
+
+    busy: Ints
+    waiting: Ints
+    waiting_age_ns: Ints
+    latency: Samples
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """One service at `now_ns`. Rows of all arrays are the active backends in slot order.
 
@@ -40,6 +56,7 @@ class Snapshot:
     totals: cumulative counters by name, (N,) each; the names are `shm.layout.TOTALS`.
     duration: connection established to first server byte. fct: accepted to closed, successes only.
     interarrival: (1, K), between two accepted flows of the service.
+    exchanges: where the service counts them; None where q means flows.
     """
 
     now_ns: int
@@ -53,3 +70,4 @@ class Snapshot:
     duration: Samples
     fct: Samples
     interarrival: Samples
+    exchanges: Exchanges | None = None

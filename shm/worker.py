@@ -66,17 +66,22 @@ class WorkerBlock:
         for name, index_of_row in lo.ROW.items():
             at = start + index_of_row * layout.slots
             self.rows[name] = region.words[at : at + layout.slots]
-        at = start + lo.ROW["flows"] * layout.slots
-        self.flows = region.doubles[at : at + layout.slots]
+        self.floats: dict[str, memoryview[float]] = {}
+        for name in lo.FLOATS:
+            at = start + lo.ROW[name] * layout.slots
+            self.floats[name] = region.doubles[at : at + layout.slots]
+        self.flows = self.floats["flows"]
         self._ring = FrameRing(region.u64, layout.frame(index, 0), layout.frame_words, layout.depth)
         self._body = np.zeros(layout.frame_words - 1, dtype=np.uint64)
         self._reservoir = ReservoirWriter(region.words, layout.reservoir, probability)
         base = layout.reservoirs(index)
         stride = layout.reservoir * lo.SAMPLE_WORDS
-        self._duration_base = [base + slot * stride for slot in range(layout.slots)]
-        base += layout.slots * stride
-        self._fct_base = [base + slot * stride for slot in range(layout.slots)]
-        self._interarrival_base = base + layout.slots * stride
+        self._bases: dict[str, list[int]] = {}
+        for kind in layout.kinds:
+            self._bases[kind] = [base + slot * stride for slot in range(layout.slots)]
+            base += layout.slots * stride
+        self._interarrival_base = base
+        self._duration_base, self._fct_base = (self._bases[kind] for kind in lo.KINDS)
         self._histograms = histograms_view(region, index)
         self._arrival_words = [
             layout.worker(w) + lo.SCALAR["last_arrival_ns"] for w in range(layout.workers)
@@ -93,7 +98,8 @@ class WorkerBlock:
         for row in self.rows.values():
             row[slot] = 0  # also 0.0
         stride = self.region.layout.reservoir * lo.SAMPLE_WORDS
-        for base in (self._duration_base[slot], self._fct_base[slot]):
+        for bases in self._bases.values():
+            base = bases[slot]
             self.region.u64[base : base + stride : lo.SAMPLE_WORDS] = 0
         self._histograms[slot] = 0
         self.rows["identity"][slot] = identity
@@ -103,6 +109,10 @@ class WorkerBlock:
 
     def sample_fct(self, slot: int, now_ns: int, value_ns: int) -> None:
         self._reservoir.sample(self._fct_base[slot], now_ns, value_ns)
+
+    def sample_exchange(self, slot: int, now_ns: int, value_ns: int) -> None:
+        """KeyError in a region that has no such samples."""
+        self._reservoir.sample(self._bases["exchange"][slot], now_ns, value_ns)
 
     def sample_arrival(self, now_ns: int) -> None:
         """The time since the last flow that any worker accepted: the service's inter-arrival."""

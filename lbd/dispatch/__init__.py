@@ -14,6 +14,7 @@ from lbd.dispatch.p2c import TwoChoices
 from lbd.dispatch.policy import NONE, Policy
 from lbd.dispatch.rr import RoundRobin
 from lbd.dispatch.sed import ShortestExpectedDelay
+from lbd.dispatch.source_hash import BOUND, SourceHash
 from lbd.dispatch.wcmp import Wcmp
 from lbd.dispatch.wrr import SmoothWeightedRoundRobin
 
@@ -33,11 +34,17 @@ POLICIES: dict[str, type[Policy]] = {
         LeastTime,
         HotCold,
         Maglev,
+        SourceHash,
     )
 }
 
 
-def create(name: str, load: Load, memory: Memory) -> Policy:
-    """The policy of that name; `memory` is the setting of `ewma` alone. KeyError if unknown."""
+def create(name: str, load: Load, memory: Memory, bound: float = BOUND) -> Policy:
+    """The policy of that name; `memory` is the setting of `ewma` alone, `bound` of `source_hash`.
+
+    KeyError if unknown.
+    """
     policy = POLICIES[name]
+    if policy is SourceHash:
+        return SourceHash(load, bound)
     return Ewma(load, memory) if policy is Ewma else policy(load)

@@ -22,6 +22,8 @@ class Load:
     weight: positive; of the slots not usable it is meaningless. share: positive, the part of its
     fair share of flows that a backend gets, 1 unless it starts slowly or asked for less. offset:
     positive, what rules by weight add to q: 1, the flow to come, unless an agent knows better.
+    names: what tells a backend from others wherever it is balanced, by slot; the slot itself where
+    there is none.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Load:
         self.weight = np.asarray(weight, dtype=np.float64)
         self.share: Vector = np.ones(self.slots)
         self.offset = 1.0
+        self.names: dict[int, str] = {}
 
     @classmethod
     def of(cls, flows: Sequence[float], weight: Sequence[float] | None = None) -> Load:

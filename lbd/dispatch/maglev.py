@@ -2,14 +2,16 @@
 
 Each backend fills the lookup table along a permutation of its own, taking turns in proportion to
 its weight. A change of one backend moves about 1/N of the table. The permutation comes from the
-slot, so that every worker builds the same table.
+backend's name, so that every worker builds the same table, and so does every other balancer,
+whatever the order in which it came to know the backends.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from hashlib import blake2b
+from heapq import heapify, heapreplace
 from typing import Final
-from zlib import crc32
 
 from lbd.dispatch.load import Load
 from lbd.dispatch.policy import NONE, Policy
@@ -28,11 +30,15 @@ class Maglev(Policy):
 
     def __init__(self, load: Load) -> None:
         super().__init__(load)
-        self._built: tuple[list[int], list[float]] | None = None
+        self._built: tuple[list[int], list[float], list[str]] | None = None
         self.refresh()
 
     def refresh(self) -> None:
-        of = (list(self.load.usable), [float(self.load.weight[s]) for s in self.load.usable])
+        load = self.load
+        # In the order of names: whose turn is first decides who gets a contested entry.
+        named = sorted((load.names.get(slot, str(slot)), slot) for slot in load.usable)
+        slots = [slot for _, slot in named]
+        of = (slots, [float(load.weight[s]) for s in slots], [name for name, _ in named])
         if of != self._built:
             self._table, self._built = build(*of), of
 
@@ -49,29 +55,31 @@ class Maglev(Policy):
         return self._table[at]
 
 
-def build(slots: list[int], weights: list[float], size: int = TABLE_SIZE) -> list[int]:
-    """The lookup table, `size` slots; empty where there is no backend. `size` must be prime."""
+def build(
+    slots: list[int], weights: list[float], names: list[str], size: int = TABLE_SIZE
+) -> list[int]:
+    """The lookup table, `size` slots; empty where there is no backend. `size` must be prime.
+
+    names: of the backends, one a slot, unique; slots, weights, names in the order of names.
+    """
     if not slots:
         return []
     table = [NONE] * size
     # A backend's walk over the table: offset + i * skip, a permutation because size is prime.
-    place = [crc32(b"offset%d" % slot) % size for slot in slots]
-    skip = [crc32(b"skip%d" % slot) % (size - 1) + 1 for slot in slots]
-    credit = [0.0] * len(slots)
-    share = [weight / max(weights) for weight in weights]
-    left = size
-    while left:
-        for index, slot in enumerate(slots):
-            credit[index] += share[index]
-            if credit[index] < 1.0:
-                continue
-            credit[index] -= 1.0
-            at, step = place[index], skip[index]
-            while table[at] != NONE:
-                at = (at + step) % size
-            table[at] = slot
-            place[index] = at
-            left -= 1
-            if not left:
-                break
+    digests = [blake2b(name.encode(), digest_size=16).digest() for name in names]
+    place = [int.from_bytes(digest[:8]) % size for digest in digests]
+    skip = [int.from_bytes(digest[8:]) % (size - 1) + 1 for digest in digests]
+    # The k-th turn of a backend is due at k / weight: a heap finds the next in any ratio of weights
+    # without rounds in which it is nobody's turn.
+    gap = [1.0 / weight for weight in weights]
+    due = [(gap[index], index) for index in range(len(slots))]
+    heapify(due)
+    for _ in range(size):
+        when, index = due[0]
+        heapreplace(due, (when + gap[index], index))
+        at, step = place[index], skip[index]
+        while table[at] != NONE:
+            at = (at + step) % size
+        table[at] = slots[index]
+        place[index] = at
     return table

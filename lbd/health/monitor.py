@@ -135,7 +135,7 @@ class Monitor:
 
     def _named(self, name: str) -> _Backend:
         for backend in self._backends.values():
-            if backend.name == name:
+            if backend.name == name and not self._states.flags(backend.slot) & Flag.LEAVING:
                 return backend
         raise KeyError(name)
 
@@ -204,6 +204,8 @@ class Monitor:
         """Share, slow start and the deadline of open flows, from the flags and the clock."""
         assert self._rule is not None
         flags = self._states.flags(backend.slot)
+        if flags & Flag.LEAVING:
+            return
         out = bool(flags & _OUT)
         if out:
             backend.back_ns = 0

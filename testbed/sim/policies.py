@@ -134,10 +134,7 @@ class KalmanWeights:
 
 
 class AgentWeights:
-    """The agent of the live system, on snapshots of the simulated balancer.
-
-    late_s: from the snapshot to its weights in force, at most a period.
-    """
+    """The agent of the live system, on snapshots of the simulated balancer."""
 
     def __init__(self, agent: Agent, period_s: float = 0.25) -> None:
         self.period_s = period_s

@@ -127,8 +127,9 @@ class Event(Model):
     """At `at_s`, `server` (its number in the scenario) changes.
 
     speed: CPU and I/O run at `factor` times their own speeds. fail: its flows are reset and new
-    ones refused, until `recover`; balancers notice either `detect_s` later. add, remove: of the
-    service, known to the balancers at once; a removed server finishes what it has.
+    ones refused, which are tried elsewhere, until `recover`; balancers notice either `detect_s`
+    later. add, remove: of the service, known to the balancers at once; a removed server finishes
+    what it has.
     """
 
     at_s: NotNegative

@@ -127,6 +127,27 @@ def test_a_shadow_steps_and_writes_no_weights(name):
     region.remove()
 
 
+def test_an_operator_pauses_it_lets_it_watch_and_resumes_it(name, frozen):
+    region = make(name)
+    agent = ServiceAgent(name, frozen)
+    reader, mode = WeightReader(region), region.layout.agent + lo.AGENT_SCALAR["mode"]
+    region.order_agent(lo.AGENT_PAUSE)
+    now_ns = monotonic_ns()
+    assert agent.step(now_ns) is None
+    assert region.words[region.layout.agent + lo.AGENT_SCALAR["heartbeat_ns"]] == now_ns
+    assert region.words[mode] == 4
+    region.order_agent(lo.AGENT_SHADOW)
+    assert agent.step(monotonic_ns()) is not None
+    assert region.words[mode] == 3
+    assert reader.poll(monotonic_ns()) is None
+    region.order_agent(lo.AGENT_RUN)
+    assert agent.step(monotonic_ns()) is not None
+    assert region.words[mode] == 2
+    assert isinstance(reader.poll(monotonic_ns()), Weights)
+    agent.close()
+    region.remove()
+
+
 class Learner:
     """In the place of the learner's process: keeps what it was made with, reports what we say."""
 

@@ -18,7 +18,7 @@ from agent.observe import (
     observe,
     reduce_samples,
 )
-from shm.snapshot import Samples
+from shm.snapshot import Exchanges, Samples
 
 COLUMN = {name: index for index, name in enumerate(FEATURES)}
 
@@ -179,6 +179,37 @@ def test_kinds_may_differ_in_their_number_of_slots():
     narrow = replace(base, interarrival=no_samples(1, 1), fct=no_samples(3, 0))
     other = observe(narrow, None)
     assert observe(wide, None).features == pytest.approx(other.features, abs=1e-6)
+
+
+def test_where_exchanges_are_counted_they_stand_in_for_flows() -> None:
+    """The same load told as flows and as exchanges is one observation, whatever the flows are."""
+    told, resting = snapshot(4, 1), snapshot(4, 2)
+    exchanges = Exchanges(told.flows, told.waiting, told.waiting_age_ns, told.duration)
+    counted = {
+        "flows_total": "exchanges_total",
+        "first_byte_total": "exchanges_answered_total",
+        "duration_ns_total": "exchange_ns_total",
+    }
+    answered = np.arange(1, 5)
+    averaged = {"first_byte_total": answered, "duration_ns_total": answered**2 * 10**8}
+    told = replace(told, totals={**told.totals, **averaged})
+    totals = {name: np.zeros(4, np.int64) for name in counted}
+    totals |= {instead: told.totals[name] for name, instead in counted.items()}
+    seen = observe(
+        replace(
+            resting,
+            totals=totals,
+            exchanges=exchanges,
+            fct=told.fct,
+            interarrival=told.interarrival,
+        ),
+        None,
+    )
+    wanted = observe(told, None)
+    np.testing.assert_array_equal(seen.features, wanted.features)
+    np.testing.assert_array_equal(seen.service, wanted.service)
+    np.testing.assert_array_equal(seen.duration_s, wanted.duration_s)
+    assert seen.arrivals == wanted.arrivals
 
 
 def test_a_failed_flow_is_never_a_quick_one():

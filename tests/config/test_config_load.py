@@ -44,10 +44,25 @@ services:
     health: {check: {kind: http, port: 81}, passive: null, slow_start: {window_s: 3}}
     retry: {same: 1, others: 0}
     queue: {size: 5}
+    load: exchanges
+    responses: null
+    flow_log: {sample: 0.1, template: "{client}"}
+    proxy_in: {trust: ["10.0.0.0/8", "2001:db8::/32", "192.0.2.1/32", unix], others: plain}
+    proxy_out: {version: 2, tlvs: [authority, crc32c]}
+    sni: [www.example.org, "*.example.com"]
+    stick: {sources: 100, expiry_s: 60, ipv4_prefix: 24, ipv6_prefix: 48}
+    hash_bound: 1.5
+    limits:
+      overload: shed
+      per_source: {connections: 5, new: 10, window_s: 2, sources: 50}
+      preface_ms: 500
+      first_byte_s: 4
+      slow_client: {after_s: 1, bytes_per_s: 10}
+    source: {address: 127.0.0.2, interface: lo}
   - name: db
     listen: "[::1]:5432"
     backends:
-      - {name: a, address: "db.example:5432", weight: 0.5}
+      - {name: a, address: "db.example:5432", weight: 0.5, dns: {kind: srv, max: 3, every_s: 9}}
 agent:
   interval_ms: 100
   mode: frozen
@@ -59,7 +74,13 @@ agent:
   max_ratio: 4
   expiry_ms: 500
   seed: 7
+status_page: true
+api: {listen: "unix:/run/lbd.sock", group: lbd}
+log: {file: /var/log/lbd.log}
+resolver: {nameservers: ["127.0.0.1:53", "[::1]:53"], timeout_ms: 100, tries: 1}
 """
+
+SNI = '    sni: [www.example.org, "*.example.com"]\n'
 
 Write = Callable[[str | bytes], Path]
 
@@ -184,6 +205,12 @@ WRONG_VALUES = [
     (MINIMAL + "agent:\n  - 1\n", 6, "agent", "found a list, expected a mapping"),
     (service("timeouts: 3"), 6, "services[0].timeouts", "found 3, expected a mapping"),
     (MINIMAL + "metrics: 9100\n", 6, "metrics", "found 9100, expected host:port"),
+    (
+        MINIMAL + "status_page: true\n",
+        1,
+        "metrics",
+        "found nothing, expected host:port, for the st",
+    ),
     (MINIMAL + "metrics: unix:/m\n", 6, "metrics", r"unix:/m.*, expected host:port or \[v6\]:port"),
     (agent("save: 3"), 7, "agent.save", "found 3, expected a path"),
     (agent('save: ""'), 7, "agent.save", 'found "", expected a path'),
@@ -241,7 +268,7 @@ WRONG_VALUES = [
     ),
     # Keys.
     (MINIMAL + "worker: 1\n", 6, "worker", "found an unknown key, .*; did you mean workers?"),
-    (MINIMAL + "on: 1\n", 6, "on", "found an unknown key, expected one of workers, metrics"),
+    (MINIMAL + "on: 1\n", 6, "on", "found an unknown key, expected one of workers, status_page"),
     (agent("inteval_ms:\n  250"), 7, "agent.inteval_ms", "did you mean interval_ms?"),
     (edit("weight: 2", "wieght: 2"), 15, "services[0].backends[0].wieght", "mean weight?"),
     (service("ewma:\n  memory_flow: 3"), 7, "services[0].ewma.memory_flow", "mean memory_flows?"),
@@ -278,14 +305,19 @@ WRONG_VALUES = [
     ),
     (edit("slots: 8", "slots: 1"), 10, "services[0].slots", "found 1, expected at least 2"),
     (edit("name: b,", "name: a,"), 16, "services[0].backends[1].name", "a unique name in its"),
-    (edit("name: db", "name: web"), 20, "services[1].name", "a unique name .services.0..name"),
+    (edit("name: db", "name: web"), 35, "services[1].name", "a unique name .services.0..name"),
     (
         edit("unix:/run/b.sock", "127.0.0.1:9001"),
         16,
         "services[0].backends[1].address",
         r"a unique address in its service \(services\[0\].backends\[0\].address is",
     ),
-    (edit("[::1]:5432", "127.0.0.1:8080"), 21, "services[1].listen", "a unique listen address"),
+    (
+        edit("[::1]:5432", "127.0.0.1:8080").replace(SNI, ""),
+        35,
+        "services[1].listen",
+        "a unique listen address",
+    ),
     (edit("127.0.0.1:9100", "[0:0::1]:5432"), 2, "metrics", "a unique listen address"),
 ]
 

@@ -39,6 +39,9 @@ def test_defaults_are_the_documented_ones() -> None:
     assert Config(services=(WEB,)).model_dump() == {
         "workers": 1,
         "metrics": None,
+        "status_page": False,
+        "api": None,
+        "log": {"file": None, "format": "text", "pending_lines": 10000},
         "services": (
             {
                 "name": "web",
@@ -47,6 +50,7 @@ def test_defaults_are_the_documented_ones() -> None:
                 "weights": "static",
                 "fallback": "ewma",
                 "ewma": {"memory_flows": 200, "memory_s": None},
+                "load": "flows",
                 "slots": 64,
                 "timeouts": {
                     "connect_ms": 5000,
@@ -55,7 +59,21 @@ def test_defaults_are_the_documented_ones() -> None:
                     "drain_s": 30,
                 },
                 "max_connections": 10000,
+                "responses": None,
                 "reservoir": {"size": 128, "probability": None},
+                "proxy_in": None,
+                "proxy_out": None,
+                "sni": (),
+                "stick": None,
+                "hash_bound": 1.25,
+                "limits": {
+                    "overload": "wait",
+                    "per_source": None,
+                    "preface_ms": 3000,
+                    "first_byte_s": None,
+                    "slow_client": None,
+                },
+                "source": {"address": None, "interface": None},
                 "health": {
                     "check": None,
                     "passive": {
@@ -77,12 +95,15 @@ def test_defaults_are_the_documented_ones() -> None:
                     "budget_per_s": 10,
                 },
                 "queue": {"size": 1000, "timeout_ms": 5000},
+                "flow_log": None,
                 "backends": (
                     {
                         "name": "a",
                         "address": "127.0.0.1:9001",
                         "weight": 1,
                         "max_connections": None,
+                        "state": "ready",
+                        "dns": None,
                     },
                 ),
             },
@@ -99,6 +120,7 @@ def test_defaults_are_the_documented_ones() -> None:
             "expiry_ms": 1000,
             "seed": 0,
         },
+        "resolver": {"nameservers": (), "timeout_ms": 2000, "tries": 3},
     }
 
 
@@ -128,7 +150,7 @@ def test_a_reference_can_be_generated() -> None:
 
 def test_the_weighted_policies_are_policies() -> None:
     assert set(WEIGHTED_POLICIES) < set(POLICIES)
-    assert len(set(POLICIES)) == len(POLICIES) == 11
+    assert len(set(POLICIES)) == len(POLICIES) == 12
 
 
 @pytest.mark.parametrize("policy", POLICIES)

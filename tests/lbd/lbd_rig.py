@@ -53,10 +53,11 @@ class ListLedger:
 class Rig:
     """`client` and `server` are the far ends of the relay; both block for at most 10 s."""
 
-    def __init__(self) -> None:
+    def __init__(self, ledger: Any, flow: type[Flow]) -> None:
         self.loop = uvloop.new_event_loop()
         self.poller = Poller(self.loop)
-        self.ledger = ListLedger()
+        self.ledger = ledger
+        self._flow = flow
         self.ended: list[Relay] = []
         self._sockets: list[socket.socket] = []
         self._relays: list[Relay] = []
@@ -82,7 +83,7 @@ class Rig:
         return far, near
 
     def relay(self, near: socket.socket) -> Relay:
-        flow = Flow(self.ledger, 0, time.monotonic_ns())
+        flow = self._flow(self.ledger, 0, time.monotonic_ns())
         self._relays.append(Relay(self.poller, flow, near, self.ended.append))
         return self._relays[-1]
 
@@ -133,8 +134,8 @@ class Rig:
 
 
 @contextlib.contextmanager
-def rig() -> Iterator[Rig]:
-    one = Rig()
+def rig(ledger: Any = None, flow: type[Flow] = Flow) -> Iterator[Rig]:
+    one = Rig(ledger or ListLedger(), flow)
     try:
         yield one
     finally:

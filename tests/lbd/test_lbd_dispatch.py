@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from config.schema import POLICIES as CONFIGURED
@@ -56,6 +56,7 @@ def test_the_registry_is_what_the_configuration_offers() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+@settings(deadline=None)  # some build a table of 65,537 entries
 @given(data=st.data())
 def test_only_usable_slots_are_chosen(name: str, data: st.DataObject) -> None:
     """Also after flows of backends that are no longer usable were answered or failed."""
@@ -206,7 +207,7 @@ def test_a_barred_backend_is_not_chosen_and_the_next_choice_knows_nothing_of_it(
     assert set(counts(chosen, 400)) == {0, 1, 3}
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMES) - {"maglev"}))
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"maglev", "source_hash"}))
 def test_a_backend_gets_its_share(name: str) -> None:
     """A quarter of what an equal one gets, whatever the policy; flows end when four are open."""
     load = loaded([0.0] * 3)

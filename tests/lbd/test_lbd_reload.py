@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -106,7 +107,7 @@ def test_backends_come_and_go_in_place(daemon: Start, backend: Make) -> None:
     changed = {**service, "backends": [{"name": "new", "address": second.address, "weight": 3.0}]}
     rewrite(one, changed, workers=2)
     reload(one)
-    assert f"services.{service['name']}.backends.new" in one.log
+    until(lambda: f"services.{service['name']}.backends.new" in one.log, "the change told")
     for _ in range(10):
         assert ask(service) == b"ping"
     # The former backend keeps its slot for the flow that is open.
@@ -284,3 +285,29 @@ def test_former_workers_are_ended_with_the_daemon(daemon: Start, backend: Make) 
     with pytest.raises(ConnectionResetError):
         flow.sock.recv(1)
     flow.sock.close()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_hundred_reloads_cost_nothing(
+    daemon: Start, backend: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every other one exchanges the workers; 20 flows are open all the time."""
+    service = ld.service([backend(echo).address])
+    one = daemon(service, workers=2)
+    flows = [LongFlow(service) for _ in range(20)]
+    started = time.monotonic()
+    with clients(service, 8) as asking:
+        for number in range(100):
+            weight = {**service["backends"][0], "weight": 1.0 + number}
+            rewrite(one, {**service, "backends": [weight]}, workers=2 + number // 2 % 2)
+            reload(one)
+            for flow in flows:
+                flow.check()
+    took_s = time.monotonic() - started
+    with capsys.disabled():
+        print(f"\n[100 reloads: {asking.done} connections, {asking.done / took_s:.0f} a second]")
+    assert asking.failed == []
+    for flow in flows:
+        flow.close()
+    assert one.stop() == 0

@@ -54,7 +54,7 @@ def test_blocks_do_not_overlap_and_leave_no_gap(of: Layout) -> None:
 def test_what_is_named_fits_its_block() -> None:
     assert len(lo.SCALARS) <= lo.SCALAR_WORDS
     assert len(lo.AGENT_SCALARS) + len(lo.AGENT_REALS) <= lo.AGENT_SCALAR_WORDS
-    assert lo.H_STATES < lo.H_NAME
+    assert lo.H_AGENT_ORDER < lo.H_NAME
     assert lo.H_NAME + lo.NAME_BYTES // lo.WORD <= lo.H_BITMAP
     assert lo.H_BITMAP + lo.MAX_SLOTS // 64 <= lo.H_USABLE
     assert lo.H_USABLE + lo.MAX_SLOTS // 64 <= lo.HEADER_WORDS

@@ -180,11 +180,12 @@ def test_nothing_is_lost_and_every_count_returns_to_zero(data: st.DataObject) ->
     assert_nothing_left(run.world)
     assert sum(result.counts().values()) == len(run.world.workload)
     views = run.world.state.views
-    routed = int((result.outcome != UNROUTED).sum())
+    flows = run.world.state.flows
+    routed = flows["outcome"] != UNROUTED
     if not any(event.kind == "add" for event in of.events):
-        lost = np.isin(result.outcome, [REJECTED, FAILED]).sum()
-        assert views["accepted"].sum() == routed
-        assert views["failed"].sum() == lost
+        attempts = int((1 + flows["retries"][routed]).sum())
+        assert views["accepted"].sum() == attempts
+        assert views["failed"].sum() == attempts - (flows["outcome"] == FINISHED).sum()
     assert (result.fct_s >= 0.0).all()
 
 
@@ -250,6 +251,25 @@ def test_a_failure_resets_jobs_in_the_line_and_at_the_io() -> None:
     assert world.state.flows["outcome"].tolist() == [FAILED] * 4
     assert world.state.flows["done_s"].tolist() == [1.5] * 4
     assert_nothing_left(world)
+
+
+def test_a_refused_flow_is_tried_elsewhere_and_a_reset_one_is_not() -> None:
+    """Round robin walks into the dead server; each flow it refuses ends at the other."""
+    of = scenario(
+        Servers(count=2),
+        events=(Event(at_s=1.0, server=0, kind="fail"),),
+        detect_s=9.0,
+        link_s=(0.25, 0.25),
+    )
+    at = [0.0, 0.1, 2.0, 2.1]
+    flows = given_flows(at, [[3.0], [3.0], [0.125], [0.125]], there=0.25, back=0.25)
+    found = ran(of, flows).state.flows
+    assert sorted(found["outcome"].tolist()) == [FINISHED] * 3 + [FAILED]
+    late = found[2:]
+    assert late["server"].tolist() == [1, 1]
+    assert sorted(late["retries"].tolist()) == [0, 1]
+    took_s = (late["done_s"] - late["at_s"]).tolist()
+    assert max(took_s) == pytest.approx(min(took_s) + 0.5, abs=0.2), "there and back for nothing"
 
 
 def test_a_backend_that_is_added_again_is_another() -> None:

@@ -112,7 +112,6 @@ def _retry(s: State, i: int) -> int:
     """At another server than the one that refused, as `Policy.choose_but` has it."""
     flow, world = s.flows[i], s.world[0]
     m = flow.balancer
-    flow.retries += 1
     place = -1
     for at in range(world.usable):
         if s.usable[at] == flow.server:
@@ -129,6 +128,10 @@ def _retry(s: State, i: int) -> int:
         s.usable[place] = flow.server
         world.usable += 1
         dispatch.refresh(s, m)
+    if slot == NONE:
+        flow.outcome = FAILED
+        return _AWAY
+    flow.retries += 1
     return _send(s, i, slot)
 
 

@@ -1,0 +1,269 @@
+"""Names that change, scenario 12: addresses come and go, NXDOMAIN and empty answers do nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import lbd_daemon as ld
+import pytest
+from dnslib import AAAA, QTYPE, RCODE, RR, SRV, A
+from dnslib.server import BaseResolver, DNSLogger, DNSServer
+from hypothesis import given
+from hypothesis import strategies as st
+from lbd_backends import Backend, Script, echo
+from lbd_client import connect
+from lbd_waiting import until
+
+from config.address import Address
+from config.names import Dns, Resolver
+from config.schema import Backend as BackendConfig
+from lbd.names.known import Answer, Found, Known
+from lbd.names.lookup import Lookup
+
+Make = Callable[..., Backend]
+Start = Callable[..., ld.Daemon]
+pytestmark = pytest.mark.scenario
+
+
+# -- what follows from an answer
+
+
+def known(most: int = 8, taken: tuple[str, ...] = ()) -> Known:
+    address = Address.parse("web.example:80")
+    backend = BackendConfig(name="web", address=address, weight=2.0, dns=Dns(max=most))
+    return Known(backend, taken)
+
+
+def answer(*hosts: int) -> Answer:
+    return Answer([Found(Address("tcp", f"10.0.0.{host}", 80)) for host in hosts], 1.0)
+
+
+def named(one: Known) -> dict[str, str]:
+    return {backend.name: backend.address.host for backend in one.backends}
+
+
+def test_addresses_keep_their_names_while_they_last() -> None:
+    one = known(taken=("web-2",))
+    assert one.take(answer(1, 2, 3))
+    assert named(one) == {"web": "10.0.0.1", "web-3": "10.0.0.2", "web-4": "10.0.0.3"}
+    assert not one.take(answer(3, 1, 2))
+    assert one.take(answer(3, 2))
+    assert named(one) == {"web-3": "10.0.0.2", "web-4": "10.0.0.3"}
+    assert one.take(answer(4, 3))
+    assert named(one) == {"web": "10.0.0.4", "web-4": "10.0.0.3"}
+
+
+def test_beyond_the_bound_who_was_there_goes_first() -> None:
+    one = known(most=2)
+    one.take(answer(5, 6))
+    assert not one.take(answer(1, 2, 5, 6))
+    assert set(named(one).values()) == {"10.0.0.5", "10.0.0.6"}
+
+
+def test_a_reconfigured_name_keeps_the_names_of_its_addresses() -> None:
+    former = known()
+    former.take(answer(1, 2))
+    former.take(answer(2))
+    address = Address.parse("web.example:80")
+    heavier = BackendConfig(name="web", address=address, weight=4.0, dns=Dns())
+    one = Known(heavier, (), former)
+    one.take(answer(1, 2))
+    assert named(one) == {"web-2": "10.0.0.2", "web": "10.0.0.1"}
+    assert {backend.weight for backend in one.backends} == {4.0}
+
+
+@given(st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=9), max_size=8))
+def test_names_are_unique_and_steady_whatever_the_answers(answers: list[list[int]]) -> None:
+    one = known(most=4)
+    before: dict[str, str] = {}
+    for hosts in answers:
+        one.take(answer(*hosts))
+        now = {host: name for name, host in named(one).items()}
+        assert len(now) == len(one.backends) == min(4, len(set(hosts)))
+        assert all(now[host] == name for host, name in before.items() if host in now)
+        before = now
+
+
+# -- a nameserver of our own
+
+
+@dataclass
+class Zone(BaseResolver):  # type: ignore[misc]
+    """Records by (name, type); a name without any does not exist."""
+
+    records: dict[tuple[str, int], list[Any]] = field(default_factory=dict)
+    broken: bool = False
+    asked: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def set(self, name: str, *hosts: str) -> None:
+        of = {QTYPE.A: [], QTYPE.AAAA: []}
+        for host in hosts:
+            of[QTYPE.AAAA if ":" in host else QTYPE.A].append(
+                AAAA(host) if ":" in host else A(host)
+            )
+        with self.lock:
+            self.records.update({(name, kind): found for kind, found in of.items()})
+
+    def remove(self, name: str) -> None:
+        with self.lock:
+            self.records = {key: of for key, of in self.records.items() if key[0] != name}
+
+    def resolve(self, request: Any, handler: Any) -> Any:
+        reply = request.reply()
+        name = str(request.q.qname).rstrip(".")
+        with self.lock:
+            self.asked += 1
+            if self.broken:
+                reply.header.rcode = RCODE.SERVFAIL
+                return reply
+            if not any(known_name == name for known_name, _ in self.records):
+                reply.header.rcode = RCODE.NXDOMAIN
+            for data in self.records.get((name, request.q.qtype), []):
+                reply.add_answer(RR(request.q.qname, request.q.qtype, ttl=0, rdata=data))
+        return reply
+
+
+@pytest.fixture
+def zone() -> Iterator[tuple[Zone, dict[str, Any]]]:
+    """The zone, and the resolver section that asks it."""
+    records = Zone()
+    server = DNSServer(records, address="127.0.0.1", port=0, logger=DNSLogger("-request,-reply"))
+    server.server.logger = DNSLogger(logf=lambda text: None)
+    server.start_thread()
+    port = server.server.server_address[1]
+    yield records, {"nameservers": [f"127.0.0.1:{port}"], "timeout_ms": 500, "tries": 2}
+    server.stop()
+    server.server.server_close()
+    server.thread.join(10)
+
+
+def says(name: bytes) -> Script:
+    def script(sock: socket.socket) -> None:
+        sock.sendall(name)
+        echo(sock)
+
+    return script
+
+
+@pytest.fixture
+def servers(backend: Make) -> tuple[int, dict[str, str]]:
+    """A port, and who answers there: one server an address of the loopback."""
+    port = ld.free_port()
+    hosts = {"127.0.0.1": "a", "127.0.0.2": "b", "127.0.0.3": "c"}
+    for host, name in hosts.items():
+        backend(says(name.encode()), bind=(host, port))
+    return port, hosts
+
+
+def answering(service: dict[str, Any], flows: int = 8) -> str:
+    """Who answers so many new flows."""
+    found = set()
+    for _ in range(flows):
+        with connect(service) as sock, contextlib.suppress(ConnectionError):
+            found.add(sock.recv(1).decode())
+    return "".join(sorted(found))
+
+
+def dns_service(name: str, port: int, **dns: Any) -> dict[str, Any]:
+    service = ld.service([f"{name}:{port}"], policy="rr", slots=16)
+    service["backends"][0]["dns"] = {"every_s": 1, **dns}
+    return service
+
+
+async def test_what_is_found_is_of_the_kind_that_was_named(
+    zone: tuple[Zone, dict[str, Any]],
+) -> None:
+    records, resolver = zone
+    records.set("dns.test", "127.0.0.1")
+    lookup = Lookup(Resolver.model_validate(resolver))
+    for name, found in (("dns.test:53", "127.0.0.1:53"), ("udp:dns.test:53", "udp:127.0.0.1:53")):
+        told = await lookup.ask(Address.parse(name), Dns())
+        assert [str(one.address) for one in told.found] == [found]
+
+
+def test_addresses_come_and_go_and_flows_stay(
+    daemon: Start, zone: tuple[Zone, dict[str, Any]], servers: tuple[int, dict[str, str]]
+) -> None:
+    records, resolver = zone
+    records.set("web.test", "127.0.0.1", "127.0.0.2")
+    service = dns_service("web.test", servers[0])
+    one = daemon(service, workers=2, resolver=resolver)
+    assert answering(service) == "ab"
+    with connect(service) as held:
+        assert held.recv(1) in b"ab"
+        records.set("web.test", "127.0.0.3")
+        until(lambda: answering(service) == "c", "the new address alone")
+        for _ in range(20):
+            held.sendall(b"x")
+            assert held.recv(1) == b"x"
+        # What was good stays good, whatever becomes of the nameserver.
+        for disaster in ("gone", "empty", "broken"):
+            asked = records.asked
+            if disaster == "gone":
+                records.remove("web.test")
+            elif disaster == "empty":
+                records.set("web.test")
+            else:
+                records.broken = True
+            until(lambda asked=asked: records.asked >= asked + 3, "asked again")
+            assert answering(service) == "c"
+        records.broken = False
+        records.set("web.test", "127.0.0.3", "127.0.0.2")
+        until(lambda: answering(service) == "bc", "both")
+        held.sendall(b"y")
+        assert held.recv(1) == b"y"
+    assert "the last addresses stay" in one.log
+
+
+def test_a_service_record_tells_ports_and_weights(
+    daemon: Start, zone: tuple[Zone, dict[str, Any]], backend: Make
+) -> None:
+    records, resolver = zone
+    ports = [backend(says(name)).sockaddr[1] for name in (b"a", b"b", b"c")]
+    records.set("host.test", "127.0.0.1")
+    records.records["_web._tcp.test", QTYPE.SRV] = [
+        SRV(1, 30, ports[0], "host.test"),
+        SRV(1, 10, ports[1], "host.test"),
+        SRV(2, 10, ports[2], "host.test"),
+        SRV(1, 10, 9, "absent.test"),
+    ]
+    service = {**dns_service("_web._tcp.test", 1, kind="srv"), "policy": "wrr"}
+    daemon(service, resolver=resolver)
+    with ld.attached(service["name"]) as region:
+        found = {entry.address: entry.weight for entry in region.entries()}
+    assert found == {
+        f"127.0.0.1:{ports[0]}": 1.0,
+        f"127.0.0.1:{ports[1]}": pytest.approx(1 / 3),
+    }
+    assert answering(service) == "ab"
+
+
+@pytest.mark.parametrize(
+    ("family", "hosts"),
+    [("either", ["127.0.0.1"]), ("ipv6", ["::1"]), ("both", ["127.0.0.1", "::1"])],
+)
+def test_families_are_as_asked_for(
+    daemon: Start, zone: tuple[Zone, dict[str, Any]], family: str, hosts: list[str]
+) -> None:
+    records, resolver = zone
+    records.set("dual.test", "127.0.0.1", "::1")
+    service = dns_service("dual.test", 9, family=family)
+    daemon(service, resolver=resolver)
+    with ld.attached(service["name"]) as region:
+        found = [Address.parse(entry.address).host for entry in region.entries()]
+    assert sorted(found) == hosts
+
+
+def test_a_name_without_an_answer_at_the_start_is_named(
+    launch: Start, zone: tuple[Zone, dict[str, Any]]
+) -> None:
+    _, resolver = zone
+    one = launch(dns_service("absent.test", 80), resolver=resolver)
+    assert one.wait() == 1
+    assert "cannot resolve absent.test" in one.log
