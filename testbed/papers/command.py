@@ -30,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     learned.add_argument("--trainings", type=int, default=2, help="of each agent, by seed")
     learned.add_argument("--episodes", type=int, default=500, help="of a training, at most")
     learned.add_argument("--application", help="only one, by its name in the table")
-    learned.add_argument("--minutes", type=float, default=120.0, help="for all trainings")
+    learned.add_argument(
+        "--minutes", type=float, default=120.0, help="of CPU time, for all trainings"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -145,7 +147,6 @@ def _learned(
     )
     rows: list[dict[str, Any]] = []
     for row in found:
-        console.print(f"{row.application}: {row.policy} {row.ratio.estimate:.3f}")
         rows.append(
             {
                 "application": row.application,
@@ -157,6 +158,8 @@ def _learned(
                 "episodes": str(row.episodes),
             }
         )
+        # Training takes minutes a row: what there is is shown as it comes.
+        console.print(*_cells(rows[-1]), sep="; ")
     _print(console, f"Table 3, learned; the paper has {learned.EPISODES} episodes", rows)
     return rows
 
@@ -172,5 +175,9 @@ def _print(console: Console, title: str, rows: list[dict[str, Any]]) -> None:
     for column, value in rows[0].items():
         shown.add_column(column, justify="left" if isinstance(value, str) else "right")
     for row in rows:
-        shown.add_row(*(v if isinstance(v, str) else f"{v:.3f}" for v in row.values()))
+        shown.add_row(*_cells(row))
     console.print(shown)
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    return [v if isinstance(v, str) else f"{v:.3f}" for v in row.values()]

@@ -90,13 +90,13 @@ def differences(
         return
     refined = [after(parameters, seed, episodes) for seed in range(seeds)]
     ended = [judged(agent_rule("refined", last), numbers) for last in refined]
-    yield _difference(f"refined, {seeds} seeds", "the policy", ended, [whole])
+    yield _difference(f"refined (seeds: {seeds})", "the policy", ended, [whole])
     examples = gathered(store)
     with_memory, without = (
         [judged(imitated(examples, seed, recurrent), numbers) for seed in range(seeds)]
         for recurrent in (True, False)
     )
-    yield _difference(f"imitation without GRU, {seeds} seeds", "with it", without, with_memory)
+    yield _difference(f"imitation without GRU (seeds: {seeds})", "with it", without, with_memory)
 
 
 def switched_off(parameters: Parameters) -> dict[str, Rule]:

@@ -21,7 +21,7 @@ from testbed.sim.compiled import dispatch
 from testbed.sim.scenario import Arrivals, Event, Servers
 from testbed.sim.world import World
 from testbed.train import distribution, refine
-from testbed.train.command import VALIDATION_FROM, Recipe, practise
+from testbed.train.command import VALIDATION_FROM, Recipe, Store, practise
 from testbed.train.practice import Learning
 from testbed.train.validate import Score
 
@@ -141,8 +141,6 @@ def test_the_stage_of_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     recipe = Recipe(scenarios=2, validation=2, rounds=0, refine=SMALL)
     assert recipe.refine is not None
     numbers = range(VALIDATION_FROM, VALIDATION_FROM + 2)
-    from testbed.train.command import Store
-
     with ThreadPoolExecutor(1) as executor:
         outcome = practise(
             recipe, recipe.refine, Store(tmp_path), fresh_parameters(0), numbers, executor
