@@ -9,6 +9,7 @@ signals, and of many backends a random POOL is looked at.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from random import random, sample
 from typing import Final
 
@@ -54,6 +55,12 @@ class HotCold(Policy):
         if cold:
             return min(cold, key=lambda slot: latency[slot] / share[slot] * (1.0 + 1e-9 * random()))
         return min(pool, key=lambda slot: (q[slot], random()))
+
+    def inherit(self, former: Policy, slots: Sequence[int]) -> None:
+        assert isinstance(former, HotCold)
+        self._latency.inherit(former._latency, slots)
+        self._seen, self._hot_above = former._seen, former._hot_above
+        self._choices = former._choices
 
     def sampled(self, slot: int, now_ns: int, duration_ns: int) -> None:
         self._latency.add(slot, now_ns, duration_ns)

@@ -197,6 +197,36 @@ def test_hcl_prefers_cold_backends_to_quick_ones() -> None:
     assert 0 not in counts(chosen, 200)
 
 
+@pytest.mark.parametrize("name", LATENCY)
+def test_a_change_of_the_backends_leaves_what_was_learnt_of_the_others(name: str) -> None:
+    """0 was slow and stays; 1 was slow and is another backend; 2 and 3 come."""
+    former = policy(name, loaded([0.0, 0.0, 0.0]))
+    for slot, duration_ms in ((0, 500), (1, 500), (2, 10)):
+        former.sampled(slot, NOW, duration_ms * MS)
+    load = loaded([0.0] * 4)
+    chosen = policy(name, load)
+    chosen.inherit(former, [0, 2])
+    chosen.sampled(2, NOW, 10 * MS)
+    assert counts(chosen, 50) == {2: 50}
+    load.usable = [0, 1, 3]
+    chosen.refresh()
+    assert 0 not in counts(chosen, 50), "slower than the mean, which the new ones count as"
+
+
+def test_turns_go_on_where_they_were() -> None:
+    former = policy("rr", loaded([0.0] * 3))
+    last = former.choose(NOW, 0)
+    chosen = policy("rr", loaded([0.0] * 5))
+    chosen.inherit(former, [0, 1, 2])
+    assert chosen.choose(NOW, 0) == last + 1
+    former = policy("wrr", loaded([0.0] * 3, [5.0, 1.0, 1.0]))
+    turns = [former.choose(NOW, 0) for _ in range(3)]
+    chosen = policy("wrr", loaded([0.0] * 3, [5.0, 1.0, 1.0]))
+    chosen.inherit(former, [0, 1, 2])
+    turns += [chosen.choose(NOW, 0) for _ in range(4)]
+    assert turns in ([0, 0, 1, 0, 2, 0, 0], [0, 0, 2, 0, 1, 0, 0])
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_barred_backend_is_not_chosen_and_the_next_choice_knows_nothing_of_it(name: str) -> None:
     chosen = policy(name, loaded([0.0] * 4, usable=[0, 1, 3]))

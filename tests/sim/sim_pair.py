@@ -93,6 +93,8 @@ class Pair:
 
     def __init__(self, name: str, slots: int, seed: int, memory: Memory | None = None) -> None:
         self.name = name
+        self.memory = memory or Memory()
+        self.present = list(range(slots))
         self.state = state = empty_state(slots)
         self.stream = SplitMix(seed)
         self.tick = 0
@@ -109,7 +111,7 @@ class Pair:
             balancer["memory_flows"] = memory.flows or 0.0
             balancer["memory_s"] = memory.seconds or 1.0
         with self.stream.feeds_live_policies():
-            self.policy = create(name, self.load, memory or Memory())
+            self.policy = create(name, self.load, self.memory)
         if name == "rr":
             balancer["turn"] = self.policy._next
         elif name == "wrr":
@@ -134,6 +136,21 @@ class Pair:
         self.state.usable[: len(usable)] = usable
         self.state.world[0]["usable"] = len(usable)
         self._refresh()
+
+    def change_backends(self, present: list[int], gone: set[int]) -> None:
+        """`present` are there now, all of them usable; slots in `gone`, and those that were not
+        there before, are other backends'."""
+        stay = [slot for slot in present if slot in self.present and slot not in gone]
+        former, old = self.policy, self.load
+        self.load = Load(old.flows, old.waiting, old.waiting_start_ns, present, old.weight)
+        with SplitMix(1).feeds_live_policies():
+            self.policy = create(self.name, self.load, self.memory)
+        self.policy.inherit(former, stay)
+        for slot in range(self.load.slots):
+            if slot not in stay:
+                dispatch.forget(self.state, 0, slot)
+        self.present = present
+        self.set_usable(present)
 
     def set_weight(self, weight: list[float]) -> None:
         self.load.weight[:] = weight

@@ -287,6 +287,31 @@ def test_a_refused_flow_ends_at_the_server_that_is_up_under_every_rule(name: str
     assert run.world.state.flows["retries"].max() == 1
 
 
+def test_a_change_of_the_servers_leaves_what_was_learnt_of_the_others() -> None:
+    """As live: who is removed counts until the next change, and until its flows are over."""
+    of = scenario(
+        Servers(count=3),
+        Servers(spare=True),
+        events=(
+            Event(at_s=10.0, server=1, kind="remove"),
+            Event(at_s=30.0, server=3, kind="add"),
+            Event(at_s=50.0, server=1, kind="add"),
+        ),
+    )
+    run = Run(of, rule("ewma"), 1)
+    world = run.world
+    for at_s, known, gone in ((10.0, [0, 1, 2], []), (30.0, [0, 1, 2], [1]), (50.0, [0, 2, 3], [])):
+        run.advance(np.nextafter(at_s, 0.0))
+        means, counts = world.state.mean_ns[0].copy(), world.state.views["count"][0].copy()
+        assert np.flatnonzero(counts).tolist() == known
+        run.advance(at_s)
+        means[gone] = counts[gone] = 0.0
+        np.testing.assert_array_equal(world.state.mean_ns[0], means)
+        np.testing.assert_array_equal(world.state.views["count"][0], counts)
+    run.finish()
+    assert world.state.views["count"].all(), "all four have answered since"
+
+
 def test_a_backend_that_is_added_again_is_another() -> None:
     of = scenario(
         Servers(count=2),

@@ -62,6 +62,16 @@ def _refresh_wrr(s: State, m: int) -> None:
             s.views[m, slot].credit = 0.0
 
 
+@outer
+def forget(s: State, m: int, slot: int) -> None:
+    """`slot` is another backend's or nobody's; `refresh` is to follow. Mirrors `inherit`."""
+    balancer, view = s.balancers[m], s.views[m, slot]
+    latency.forget(s, m, slot)
+    balancer.unseen += 1 - view.unseen
+    view.unseen = 1
+    view.credit = 0.0
+
+
 @inner
 def sampled(s: State, m: int, slot: int, now_ns: float, duration_ns: float) -> None:
     """A flow on `slot` was answered after `duration_ns`."""
