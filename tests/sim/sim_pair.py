@@ -85,7 +85,9 @@ def empty_state(slots: int) -> State:
     one = np.ones(1)
     none = np.zeros(1, np.int64)
     workload = Workload(one, none, none, np.ones((1, STAGES)), one, one, one)
-    return allocate(scenario, workload, seed=0, reservoir=1)
+    state = allocate(scenario, workload, seed=0, reservoir=1)
+    # So that more can be barred than the simulator's flows ever are.
+    return state._replace(tried=np.zeros((1, slots), np.int32))
 
 
 class Pair:
@@ -194,12 +196,13 @@ class Pair:
             live = self.policy.choose(self.now_ns, key)
         return live, dispatch.choose(self.state, BALANCER, 0)
 
-    def choose_but(self, key: int, barred: int) -> tuple[int, int]:
-        """(live, compiled) choice of another than `barred`."""
+    def choose_but(self, key: int, barred: list[int]) -> tuple[int, int]:
+        """(live, compiled) choice of one that is not `barred`."""
         self.state.flows[0]["client"] = key
+        self.state.tried[0, : len(barred)] = barred
         with self.stream.feeds_live_policies():
-            live = self.policy.choose_but(self.now_ns, key, {barred})
-        return live, dispatch.choose_but(self.state, BALANCER, 0, np.int32(barred))
+            live = self.policy.choose_but(self.now_ns, key, barred)
+        return live, dispatch.choose_but(self.state, BALANCER, 0, len(barred))
 
     def check(self) -> None:
         """What both sides remember is the same, bit for bit, draws of random numbers included."""

@@ -287,6 +287,22 @@ def test_a_refused_flow_ends_at_the_server_that_is_up_under_every_rule(name: str
     assert run.world.state.flows["retries"].max() == 1
 
 
+@pytest.mark.parametrize("name", RULES)
+def test_no_server_that_refused_a_flow_is_asked_again(name: str) -> None:
+    """Two of three are dead: whichever a flow meets first, it ends at the third."""
+    of = scenario(
+        Servers(count=3),
+        arrivals=Arrivals(rate_per_s=0.5),
+        events=tuple(Event(at_s=0.0, server=at, kind="fail") for at in (0, 2)),
+        detect_s=999.0,
+    )
+    run = Run(of, rule(name), 1)
+    result = run.finish()
+    assert set(result.outcome.tolist()) == {FINISHED}
+    assert set(result.server.tolist()) == {1}
+    assert run.world.state.flows["retries"].max() in (1, 2)
+
+
 def test_a_change_of_the_servers_leaves_what_was_learnt_of_the_others() -> None:
     """As live: who is removed counts until the next change, and until its flows are over."""
     of = scenario(

@@ -29,7 +29,7 @@ ticks = st.integers(0, 2000)
 operation = st.one_of(
     st.tuples(st.just("choose"), st.integers(0, 2**62)),
     st.tuples(st.just("choices"), st.integers(1, 40)),
-    st.tuples(st.just("choose but"), st.integers(0, 2**62), slot_number),
+    st.tuples(st.just("choose but"), st.integers(0, 2**62), st.lists(slot_number, max_size=6)),
     st.tuples(st.just("sample"), slot_number, duration_ns, ticks),
     st.tuples(st.just("samples"), slot_number, duration_ns, st.integers(1, 3 * FORGIVE_FLOWS)),
     st.tuples(st.just("fail"), slot_number, duration_ns),
@@ -51,8 +51,13 @@ def replay(pair: Pair, operations: list[tuple]) -> int:
                 for number in range(count):
                     compared += _choose(pair, number)
             case "choose but", [key, barred]:
-                live, compiled = pair.choose_but(key, barred % slots)
+                tried = sorted({slot % slots for slot in barred})
+                before = pair.state.usable[: len(pair.load.usable)].tolist()
+                live, compiled = pair.choose_but(key, tried)
                 assert compiled == live
+                assert live not in tried
+                assert pair.state.usable[: len(before)].tolist() == before
+                assert pair.state.world[0]["usable"] == len(before)
             case "sample", [slot, duration, passed]:
                 pair.pass_time(passed)
                 pair.end(slot % slots, passed)

@@ -155,35 +155,48 @@ def choose(s: State, m: int, flow: int) -> int:
 
 @outer
 def choose_but(s: State, m: int, flow: int, barred: int) -> int:
-    """The slot for `flow`, but not `barred`; or NONE."""
+    """The slot for `flow`, but none of the first `barred` that it tried; or NONE."""
     world = s.world[0]
-    if s.balancers[m].policy in BY_TABLE:
-        return _next_in_table(s, flow, barred)
-    place = -1
-    for at in range(world.usable):
-        if s.usable[at] == barred:
-            place = at
-    if place < 0:
-        return choose(s, m, flow)
-    for at in range(place, world.usable - 1):
-        s.usable[at] = s.usable[at + 1]
-    world.usable -= 1
+    count, left = world.usable, 0
+    for at in range(count):
+        slot = s.usable[at]
+        if not _tried(s, flow, slot, barred):
+            # To the front; what is barred moves up, and back into order below.
+            for hole in range(at, left, -1):
+                s.usable[hole] = s.usable[hole - 1]
+            s.usable[left] = slot
+            left += 1
+    world.usable = left
+    if left == 0:
+        chosen = NONE
+    elif s.balancers[m].policy in BY_TABLE:
+        chosen = _next_in_table(s, flow, barred)
+    else:
+        refresh(s, m)
+        chosen = choose(s, m, flow)
+    for at in range(left, count):
+        slot, hole = s.usable[at], at
+        while hole > 0 and s.usable[hole - 1] > slot:
+            s.usable[hole] = s.usable[hole - 1]
+            hole -= 1
+        s.usable[hole] = slot
+    world.usable = count
     refresh(s, m)
-    slot = choose(s, m, flow)
-    for at in range(world.usable, place, -1):
-        s.usable[at] = s.usable[at - 1]
-    s.usable[place] = barred
-    world.usable += 1
-    refresh(s, m)
-    return slot
+    return chosen
+
+
+@inner
+def _tried(s: State, flow: int, slot: int, count: int) -> bool:
+    for at in range(count):
+        if s.tried[flow, at] == slot:
+            return True
+    return False
 
 
 @inner
 def _next_in_table(s: State, flow: int, barred: int) -> int:
-    if s.world[0].usable == 0 or (s.world[0].usable == 1 and s.usable[0] == barred):
-        return NONE
     at = s.flows[flow].client % TABLE_SIZE
-    while s.table[at] == barred:
+    while _tried(s, flow, s.table[at], barred):
         at = (at + 1) % TABLE_SIZE
     return s.table[at]
 

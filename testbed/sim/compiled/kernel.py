@@ -109,9 +109,10 @@ def _send(s: State, i: int, slot: int) -> int:
 
 @outer
 def _retry(s: State, i: int) -> int:
-    """At another server than the one that refused."""
+    """At another server than those that refused."""
     flow = s.flows[i]
-    slot = dispatch.choose_but(s, flow.balancer, i, flow.server)
+    s.tried[i, flow.retries] = flow.server
+    slot = dispatch.choose_but(s, flow.balancer, i, flow.retries + 1)
     if slot == NONE:
         flow.outcome = FAILED
         return _AWAY
