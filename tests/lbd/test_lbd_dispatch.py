@@ -197,6 +197,42 @@ def test_hcl_prefers_cold_backends_to_quick_ones() -> None:
     assert 0 not in counts(chosen, 200)
 
 
+def test_hcl_does_not_follow_one_quick_answer_with_every_flow() -> None:
+    """While nothing ends, only q tells what was sent since: each backend gets its part."""
+    load = loaded([0.0] * 10)
+    chosen = policy("hcl", load)
+    for slot in range(10):
+        chosen.sampled(slot, NOW, (9 if slot == 0 else 10) * MS)
+    for _ in range(100):
+        load.flows[0][chosen.choose(NOW, 0)] += 1
+    assert 8 <= load.flows[0].min()
+    assert load.flows[0].max() <= 13
+
+
+def test_hcl_takes_durations_as_shared_by_the_flows_in_progress() -> None:
+    """20 ms beside three others is quicker than 10 ms alone."""
+    load = loaded([4.0, 1.0, 1.0])
+    chosen = policy("hcl", load)
+    for slot, duration_ms in ((0, 20), (1, 10), (2, 10)):
+        chosen.sampled(slot, NOW, duration_ms * MS)
+    load.flows[0][:] = 0.0
+    assert counts(chosen, 50) == {0: 50}
+
+
+@pytest.mark.parametrize(("age_ms", "taken"), [(4 * 32, True), (4 * 48, False)])
+def test_hcl_takes_failures_as_shared_by_the_flows_in_progress(age_ms: int, taken: bool) -> None:
+    """32 or 48 ms where none is in progress, against four times 10 ms where three are."""
+    load = loaded([1.0] * 10)
+    chosen = policy("hcl", load)
+    for slot in range(10):
+        chosen.sampled(slot, NOW, 10 * MS)
+    load.flows[0][1] = 4.0
+    chosen.failed(1, NOW, age_ms * MS)
+    load.flows[0][:] = 3.0
+    load.flows[0][1] = 0.0
+    assert (chosen.choose(NOW, 0) == 1) is taken
+
+
 @pytest.mark.parametrize("name", LATENCY)
 def test_a_change_of_the_backends_leaves_what_was_learnt_of_the_others(name: str) -> None:
     """0 was slow and stays; 1 was slow and is another backend; 2 and 3 come."""

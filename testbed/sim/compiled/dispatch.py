@@ -73,13 +73,20 @@ def forget(s: State, m: int, slot: int) -> None:
 
 
 @inner
+def _per_flow_ns(s: State, m: int, slot: int, time_ns: float) -> float:
+    return time_ns / max(s.q[m, slot], 1.0)
+
+
+@inner
 def sampled(s: State, m: int, slot: int, now_ns: float, duration_ns: float) -> None:
-    """A flow on `slot` was answered after `duration_ns`."""
+    """A flow on `slot`, which counts yet, was answered after `duration_ns`."""
     balancer = s.balancers[m]
     policy = balancer.policy
     by_cost = policy == EWMA or policy == RESIDUAL
     if not by_cost and policy != LEAST_TIME and policy != HCL:
         return
+    if policy == HCL:
+        duration_ns = _per_flow_ns(s, m, slot, duration_ns)
     others_too = balancer.failing > 0 or balancer.unseen > 0
     mean_ns = latency.add(s, m, slot, now_ns, duration_ns)
     if balancer.samples % FORGIVE_FLOWS == 0 and latency.forgive(s, m):
@@ -109,13 +116,15 @@ def _seen(s: State, m: int, slot: int) -> None:
 
 @outer
 def failed(s: State, m: int, slot: int, age_ns: float) -> None:
-    """`slot` failed a flow that was `age_ns` old."""
+    """`slot` failed a flow that was `age_ns` old, and counts no more."""
     policy = s.balancers[m].policy
     if policy == EWMA or policy == RESIDUAL:
         latency.add_failure(s, m, slot, age_ns)
         refresh(s, m)
-    elif policy == LEAST_TIME or policy == HCL:
+    elif policy == LEAST_TIME:
         latency.add_failure(s, m, slot, age_ns)
+    elif policy == HCL:
+        latency.add_failure(s, m, slot, _per_flow_ns(s, m, slot, age_ns))
 
 
 @inner
@@ -290,7 +299,7 @@ def _hcl(s: State, m: int, count: int) -> int:
     best, best_score = NONE, np.inf
     for slot in pool:
         if q[slot] <= balancer.hot_above:
-            score = s.filled_ns[slot] * (1.0 + 1e-9 * uniform(s))
+            score = s.filled_ns[slot] * (q[slot] + 1.0) * (1.0 + 1e-9 * uniform(s))
             if best == NONE or score < best_score:
                 best, best_score = slot, score
     if best != NONE:
