@@ -163,6 +163,8 @@ class World:
             self._forget_the_gone(slot)
         if what not in ("fail", "recover", "speed"):
             self._set_usable()
+        if what in ("recover", "notice recover", "add"):
+            self._say_idle(slot)
 
     def _forget_the_gone(self, changed: int) -> None:
         """Live, a backend that was removed earlier and has no flows is not among those that stay;
@@ -171,6 +173,13 @@ class World:
             for balancer in np.flatnonzero(self.state.q[:, slot] == 0.0):
                 if slot != changed:
                     dispatch.forget(self.state, int(balancer), int(slot))
+
+    def _say_idle(self, slot: int) -> None:
+        """A server that comes has nothing to do, and says so where balancers look for idle ones."""
+        state = self.state
+        usable = self.present[slot] and self.believed_up[slot] and state.servers[slot]["up"]
+        if state.balancers[0]["policy"] == JIQ and usable and not self.jobs()[slot]:
+            dispatch.idle(state, slot)
 
     def _renew(self, slot: int) -> None:
         """The slot is a backend that no balancer knows anything of."""

@@ -328,6 +328,39 @@ def test_a_change_of_the_servers_leaves_what_was_learnt_of_the_others() -> None:
     assert world.state.views["count"].all(), "all four have answered since"
 
 
+def test_a_server_that_comes_says_that_it_is_idle_and_a_dead_one_does_not() -> None:
+    """Join idle queue: added, recovered and noticed, or recovered before anybody noticed."""
+    of = scenario(
+        Servers(count=2),
+        Servers(spare=True),
+        events=(
+            Event(at_s=2.0, server=0, kind="fail"),
+            Event(at_s=2.0, server=1, kind="fail"),
+            Event(at_s=4.0, server=0, kind="recover"),
+            Event(at_s=9.0, server=1, kind="recover"),
+            Event(at_s=20.0, server=2, kind="add"),
+        ),
+        detect_s=5.0,
+    )
+    # The one at 3 finds both in the list, and dead; the one at 21 takes who is first in it.
+    flows = given_flows([3.0, 21.0, 21.0, 21.0], [[1.0]] * 4)
+    run = Run(of, rule("jiq"), 0, flows)
+    listed = []
+    for now_s in (1.0, 3.5, 4.5, 10.0, 14.5, 20.5, 21.5):
+        run.advance(now_s)
+        listed.append(run.world.state.servers["listed"].tolist())
+    assert listed == [
+        [1, 1, 0],
+        [0, 0, 0],
+        [1, 0, 0],
+        [1, 0, 0],
+        [1, 1, 0],
+        [1, 1, 1],
+        [0, 0, 0],
+    ]
+    assert sorted(run.finish().server[1:].tolist()) == [0, 1, 2]
+
+
 def test_a_backend_that_is_added_again_is_another() -> None:
     of = scenario(
         Servers(count=2),

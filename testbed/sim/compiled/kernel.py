@@ -167,7 +167,7 @@ def _leave(s: State, i: int) -> int:
     slot, count = flow.server, s.q.shape[1]
     if s.balancers[0].policy == JIQ:
         cpu, io = s.stations[slot], s.stations[slot + count]
-        if cpu.serving + cpu.waiting + io.serving == 0:
+        if s.servers[slot].up and cpu.serving + cpu.waiting + io.serving == 0:
             dispatch.idle(s, slot)
     return _defer(s, flow.back_s, 2 * i + 1, _LAND)
 
