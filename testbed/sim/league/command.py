@@ -69,12 +69,12 @@ def _play(args: argparse.Namespace, console: Console, farm: Farm) -> None:
     from testbed.sim.league.cache import Cache
     from testbed.sim.league.season import play_season
     from testbed.sim.league.standings import stand
-    from testbed.sim.policies import REFERENCE
+    from testbed.sim.policies import REFERENCE, split
     from testbed.sim.scenario import load_suite
 
     path = suites.find(args.suite)
     scenarios = _chosen(load_suite(path), args.scenarios)
-    policies = tuple(dict.fromkeys((REFERENCE, *args.policies.split(","))))
+    policies = tuple(dict.fromkeys((REFERENCE, *split(args.policies))))
     start_s = time.perf_counter()
     with _bars(console, scenarios, len(policies) * args.seeds) as progress:
         runs = play_season(
