@@ -97,7 +97,8 @@ class Application(Model):
 class Arrivals(Model):
     """When flows come. Either `load`, of the capacity at the start, or `rate_per_s`.
 
-    profile: (time in s, factor) points of the rate, linear between them. burst_*: a two-state
+    profile: (time in s, factor) points of the rate, linear between them; two at one time are a
+    step. burst_*: a two-state
     Markov-modulated Poisson process whose rate is `burst_ratio` times as high in bursts, with
     mean sojourns; the mean rate stays. trace: a file of `time<TAB>query` lines, repeated and
     scaled to the rate.
@@ -120,6 +121,8 @@ class Arrivals(Model):
         times = [at for at, _ in self.profile]
         if times != sorted(times):
             raise ValueError("the points of a profile must be in order of time")
+        if any(times.count(at) > 2 for at in times):
+            raise ValueError("a profile has more than two points at one time")
         return self
 
 
