@@ -1,7 +1,7 @@
 """What is simulated, as data: servers, applications, arrivals, what changes on the way.
 
-Lives here: the models of a scenario and of a suite, and what follows from them by arithmetic.
-Never here: random draws (`workload`), a run (`world`), policies.
+Lives here: the model of a scenario, and what follows from it by arithmetic.
+Never here: suites of them (`suites`), random draws (`workload`), a run (`world`), policies.
 Source of the defaults: App. C.1 of the Markov-potential-game paper.
 """
 
@@ -12,10 +12,16 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from testbed.load.sizes import Law
+from testbed.load.sizes import Law, draw
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -70,6 +76,11 @@ class Size(Model):
     heavy_ratio: float = Field(ge=1, default=1.0)
     values_s: tuple[Positive, ...] = ()
 
+    @model_validator(mode="after")
+    def _drawable(self) -> Size:
+        draw(self.law, self.mean_s, self.cv, 0, np.random.default_rng(0))
+        return self
+
 
 class Application(Model):
     """Stages in order. They alternate between CPU and I/O and begin at the CPU.
@@ -101,7 +112,7 @@ class Arrivals(Model):
     step. burst_*: a two-state
     Markov-modulated Poisson process whose rate is `burst_ratio` times as high in bursts, with
     mean sojourns; the mean rate stays. trace: a file of `time<TAB>query` lines, repeated and
-    scaled to the rate.
+    scaled to the rate; in a suite its path begins at the suite's folder.
     """
 
     load: Positive | None = None
@@ -111,6 +122,12 @@ class Arrivals(Model):
     burst_s: Positive = 1.0
     calm_s: Positive = 4.0
     trace: Path | None = None
+
+    @field_validator("trace")
+    @classmethod
+    def _beside_the_suite(cls, trace: Path | None, info: ValidationInfo) -> Path | None:
+        folder = (info.context or {}).get("folder")
+        return trace if trace is None or folder is None else folder / trace
 
     @model_validator(mode="after")
     def _one_of(self) -> Arrivals:
@@ -167,14 +184,16 @@ class Scenario(Model):
     @model_validator(mode="after")
     def _consistent(self) -> Scenario:
         if self.warmup_s >= self.duration_s:
-            raise ValueError(f"{self.name}: warmup_s must end before duration_s")
+            raise ValueError("warmup_s must end before duration_s")
         if self.link_s[0] > self.link_s[1]:
-            raise ValueError(f"{self.name}: link_s must be (least, most)")
+            raise ValueError("link_s must be (least, most)")
         for event in self.events:
             if event.server >= len(self.backends):
-                raise ValueError(
-                    f"{self.name}: an event names server {event.server} of {len(self.backends)}"
-                )
+                raise ValueError(f"an event names server {event.server} of {len(self.backends)}")
+        if not any(self.mean_s(resource) for resource in Resource):
+            raise ValueError("no application asks for any work")
+        if self.arrivals.load is not None and all(server.spare for server in self.backends):
+            raise ValueError("load is of the servers at the start, and all are spare")
         return self
 
     @property
@@ -214,21 +233,3 @@ class Scenario(Model):
         capacity = self.capacity_per_s()
         given = [server.weight for server in self.backends]
         return np.array([c if w is None else w for c, w in zip(capacity, given, strict=True)])
-
-
-class SuiteError(ValueError):
-    """A suite's file cannot be used; the message names the file and the place."""
-
-
-def load_suite(path: Path) -> tuple[Scenario, ...]:
-    """The scenarios of a YAML file: `defaults` under each of the entries of `scenarios`."""
-    try:
-        document = yaml.safe_load(path.read_text())
-        defaults = document.get("defaults", {})
-        suite = tuple(Scenario(**{**defaults, **entry}) for entry in document["scenarios"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise SuiteError(f"{path}: {error}") from error
-    names = [scenario.name for scenario in suite]
-    if len(set(names)) != len(names):
-        raise SuiteError(f"{path}: two scenarios have the same name")
-    return suite
