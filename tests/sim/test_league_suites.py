@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from league_suite import SUITE_YAML
 
 from testbed.sim import suites
-from testbed.sim.scenario import Scenario
+from testbed.sim.scenario import Resource, Scenario
 from testbed.sim.suites import SuiteError
 
 
@@ -142,10 +143,19 @@ def test_only_overload_asks_for_more_than_the_servers_can_do(scenario):
 def test_held_out_has_what_policies_are_judged_on():
     suite = suites.load(suites.find("held-out")).scenarios
     assert {s.balancers for s in suite} >= {1, 2, 4, 6}
-    assert max(len(s.backends) for s in suite) == 64
+    servers = {len(s.backends) for s in suite}
+    assert (min(servers), max(servers)) == (4, 64)
+    assert servers >= {4, 7, 8, 12, 20, 64}
+    assert {s.kind for s in suite} == {
+        *("known capacity", "wrong weights", "hidden speeds", "changing capacity", "churn"),
+        *("many balancers", "heavy tails", "bimodal pages", "replay", "bursts", "overload"),
+    }
+    assert max(factor for s in suite for _, factor in s.arrivals.profile) == 1.74
     laws = {(size.law, size.cv) for s in suite for a in s.applications for _, size in a.stages}
     assert {("hyperexponential", 2.0), ("lognormal", 4.0), ("lognormal", 8.0)} <= laws
     assert any(law == "pareto" for law, _ in laws)
+    replay = next(s for s in suite if s.arrivals.trace is not None)
+    assert len(replay.applications[0].stages[0][1].values_s) == 60
     shares = {size.heavy_share for s in suite for a in s.applications for _, size in a.stages}
     assert 0.44 in shares
     assert {event.kind for s in suite for event in s.events} == {
@@ -161,3 +171,30 @@ def test_held_out_has_what_policies_are_judged_on():
         present = [not server.spare for server in scenario.backends]
         misled = scenario.kind in ("wrong weights", "hidden speeds")
         assert (off[present].max() / off[present].min() > 1.5) or not misled
+        # So are those of servers that come later: too much for some, too little for others.
+        if (late := np.array([server.spare for server in scenario.backends])).any():
+            beside = off[late] / off[present].mean()
+            assert beside.max() > 1.5
+            assert beside.min() < 0.5
+
+
+def test_papers_has_their_setups():
+    suite = {s.name: s for s in suites.load(suites.find("papers")).scenarios}
+
+    def groups(kind):
+        found = [s for s in suite.values() if s.kind == kind]
+        return {(s.balancers, *((g.count, g.cpus) for g in s.servers)) for s in found}
+
+    assert groups("simulator") == groups("profiles") == {(2, (4, 1), (4, 2))}
+    assert groups("moderate") == {(2, (3, 2), (4, 4))}
+    assert groups("large") == {(6, (10, 2), (10, 4))}
+    for s in suite.values():
+        if s.kind == "simulator":
+            cpu_load = s.rate_per_s() * s.mean_s(Resource.CPU) / 12
+            assert cpu_load == pytest.approx(0.845)
+            assert all(server.fifo and server.backlog == 64 for server in s.backends)
+    # Table 10: one second in all.
+    profiles = {s.name: s.mean_s(Resource.CPU) for s in suite.values() if s.kind == "profiles"}
+    assert sorted(profiles.values()) == [0.25, 0.5, 0.75, 1.0]
+    loads = {s.arrivals.load for s in suite.values() if s.kind == "large"}
+    assert loads == {0.44, 0.87, 1.3, 1.74}
