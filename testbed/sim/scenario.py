@@ -40,9 +40,9 @@ class Servers(Model):
     """`count` servers alike. `weight` is what somebody configured, right or wrong.
 
     cpus: jobs that run at full `speed` side by side. in_service: jobs that share them; the next
-    `backlog` wait in order, what comes then is rejected. fifo: one job a CPU, no sharing.
-    io_speed: of the I/O queue, which is processor sharing without a bound. spare: not in the
-    service until an event adds it.
+    `backlog` wait in order, what comes then is rejected, but for what returns from I/O. fifo: one
+    job a CPU, no sharing. io_speed: of the I/O queue, which is processor sharing without a bound.
+    spare: not in the service until an event adds it.
     """
 
     count: int = Field(ge=1, default=1)
@@ -162,9 +162,10 @@ class Scenario(Model):
     """One thing to simulate. `kind` groups scenarios in tables.
 
     balancers: each gets a random share of the flows, equal in the mean. link_s: one-way latency
-    between two nodes, uniform. timeout_s: what a client of a failed flow waits, counted as its
-    completion time. detect_s: from a failure or a return to the balancers' knowledge of it.
-    queries before warmup_s are simulated and not judged.
+    between two nodes, uniform. timeout_s: what the client of a flow that is not served waits,
+    counted as its completion time; one that is served counts with its own, however long it is.
+    detect_s: from a failure or a return to the balancers' knowledge of it.
+    Flows before warmup_s are simulated and not judged.
     """
 
     name: str
