@@ -76,7 +76,7 @@ class Observation:
 
     features (N, FEATURE_COUNT) f32, service (SERVICE_COUNT,) f32.
     duration_s (N,): estimate of l_j for rewards, a mean of the last second or two; latency_s:
-    L_j at each of MEMORIES_FLOWS (N, K), of which the base is made. duration_s counts flows still
+    L_j at each of MEMORIES_FLOWS (N, K), and busy: n_j (N, K), of which the base is made. duration_s counts flows still
     open by their age; both charge flows that failed without an answer (`charge_failed`), which the
     features show only as the share they are.
     service_duration_s: mean of all valid duration samples (0 if there are none).
@@ -90,6 +90,7 @@ class Observation:
     service: Float32
     duration_s: Float64
     latency_s: Float64
+    busy: Float64
     service_duration_s: float
     arrivals: int
     idle: bool
@@ -333,6 +334,7 @@ def observe(
         service=_service_features(snapshot, both, service_s, averages, previous),
         duration_s=duration_s,
         latency_s=latency_s,
+        busy=averages.busy(),
         service_duration_s=service_s,
         arrivals=int(arrived.sum()),
         idle=not arrived.any() and not snapshot.flows.any(),
