@@ -80,7 +80,7 @@ class Averages:
         return means
 
     def busy(self) -> Float64:
-        """(N, K) flows of this balancer that wait for their answer, in the mean: n_j = lambda_j L_j.
+        """(N, K) flows of this balancer that wait for an answer, in the mean: n_j = lambda_j L_j.
 
         Little's law: the sum of durations over the time in which they ended. Drawn to all backends'
         by PRIOR_FLOWS, as the means are; 0 where nothing was answered.

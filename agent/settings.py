@@ -65,9 +65,7 @@ class PolicySettings:
             math.isfinite(self.offset_ratio) and self.offset_ratio >= 1.0,
             "offset_ratio must be >= 1",
         )
-        _require(
-            math.isfinite(self.busy_most) and self.busy_most >= 0.0, "busy_most must be >= 0"
-        )
+        _require(math.isfinite(self.busy_most) and self.busy_most >= 0.0, "busy_most must be >= 0")
         _require(self.base in ("latency", "none"), f"unknown base {self.base!r}")
         _require(self.decoding in ("continuous", "levels"), f"unknown decoding {self.decoding!r}")
         _require(0.0 <= self.noise_correlation < 1.0, "noise_correlation must be in [0, 1)")
