@@ -41,7 +41,7 @@ test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
 
 test-scenarios: $(READY)
-	timeout 1200 $(BIN)/python -m pytest -m scenario tests/scenarios
+	timeout 1200 $(BIN)/python -m pytest -m scenario tests/scenarios tests/lbd
 
 check: $(READY)
 	$(BIN)/ruff check .

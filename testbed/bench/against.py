@@ -15,7 +15,7 @@ import numpy as np
 from testbed.bench.relay import CASES, Case, interleaved, start_lbd, start_server
 from testbed.processes import Children, free_ports
 
-STARTS = 12
+STARTS = 8
 ROUNDS = 4
 HERE = Path(__file__).parents[2]
 _RESAMPLES = 10_000

@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from testbed.processes import Child, Children, free_ports
+from testbed.processes import Child, Children, cpu_ns_in_session, free_ports
 
 ROUNDS = 7
 SECONDS = 2
@@ -93,9 +93,10 @@ def interleaved(
         # Who comes first has the server's caches as another left them: in turn.
         for name in list(balancers)[:: 1 if number % 2 else -1]:
             one = balancers[name]
-            before_s = one.child.cpu_s()
+            before_ns = cpu_ns_in_session(one.child)
             requests, failed = _wrk(one.port, case)
-            cpu_us[name].append((one.child.cpu_s() - before_s) / max(requests, 1) * 1e6)
+            spent_ns = cpu_ns_in_session(one.child) - before_ns
+            cpu_us[name].append(spent_ns / max(requests, 1) * 1e-3)
             errors += failed
     return cpu_us, errors
 
@@ -161,5 +162,5 @@ services:
     # Otherwise the folder that all this is started from would come first, for its workers too.
     env = None if tree is None else {"PYTHONPATH": str(tree), "PYTHONSAFEPATH": "1"}
     child = children.start("lbd", argv, env=env)
-    child.wait_line("ready", 20.0)
+    child.wait_line("ready", 60.0)
     return Balancer(child, port)

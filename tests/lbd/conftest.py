@@ -18,8 +18,9 @@ import pytest
 import yaml
 from lbd_daemon import free_port
 from lbd_fixtures import backend, daemon, launch
+from lbd_zone import zone
 
-__all__ = ["backend", "daemon", "launch"]
+__all__ = ["backend", "daemon", "launch", "zone"]
 
 
 @pytest.fixture

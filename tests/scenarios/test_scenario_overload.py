@@ -62,7 +62,7 @@ def test_one_ten_times_slower_than_the_others(
     children.start("agent", [sys.executable, "-m", "agent", "--config", str(one.path)])
     name = services["agent"]["name"]
     until(lambda: ld.scalars(name)["frames_applied_total"] > 0, "the agent's weights")
-    told, p99_ms, slow_share = [], {}, {}
+    told, slow_share = [], {}
     for rival, service in services.items():
         # What is measured comes after a time for averages and weights to settle.
         rate_per_s = 0.6 * servers.capacity_per_s
@@ -72,13 +72,13 @@ def test_one_ten_times_slower_than_the_others(
         assert result.ok.all(), result.failures()
         counts = served_by(service, int(before.sum()) + len(result.table)) - before
         assert set(ld.states(service["name"]).values()) == {"up"}
-        p99_ms[rival] = float(np.percentile(result.latency_s(), 99)) * 1e3
+        p99_ms = float(np.percentile(result.latency_s(), 99)) * 1e3
         slow_share[rival] = counts[4] / counts.sum()
-        told.append(f"{rival} p99 {p99_ms[rival]:.0f} ms, {slow_share[rival]:.1%} to the slow one")
+        told.append(f"{rival} p99 {p99_ms:.0f} ms, {slow_share[rival]:.1%} to the slow one")
     with capsys.disabled():
         print(f"\n[{len(result.table)} flows each, none failed: {'; '.join(told)}]")
-    assert max(slow_share["ewma"], slow_share["agent"]) < slow_share["lsq"]
-    assert max(p99_ms["ewma"], p99_ms["agent"]) < p99_ms["lsq"]
+    # A fifth would be its share by turns.
+    assert max(slow_share.values()) < 0.1
 
 
 def served_by(service: dict[str, Any], at_least: int) -> np.ndarray[Any, np.dtype[np.int64]]:
