@@ -168,7 +168,7 @@ class Monitor:
         check, feedback = self._rule.check, self._rule.feedback
         if check is not None:
             self._watch(backend, check, self._checker(backend, check), _IN_MAINT)
-        if feedback is not None and backend.address.kind == "tcp":
+        if feedback is not None and backend.address.kind != "unix":
             self._watch(backend, feedback, self._asker(backend, feedback), Flag(0))
 
     # -- what flows tell
