@@ -83,7 +83,9 @@ def test_reloads_under_a_storm_of_new_connections(
     daemon: Start, backend: Make, web: str, capsys: pytest.CaptureFixture[str], reloads: int
 ) -> None:
     """Beside them connections that were there before the first reload talk to the end."""
-    stormy, calm = ld.service([web]), ld.service([backend(echo).address])
+    stormy = ld.service([web])
+    # Workers that are replaced end after this time what is still open.
+    calm = ld.service([backend(echo).address], timeouts={"drain_s": 900.0})
     one = daemon(stormy, calm, workers=2)
 
     def reload(number: int) -> None:
