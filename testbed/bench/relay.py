@@ -88,20 +88,20 @@ def interleaved(
     cpu_us: dict[str, list[float]] = {name: [] for name in balancers}
     errors = 0
     for one in balancers.values():
-        _wrk(one.port, case)  # caches, connections, branch predictors
+        wrk(one.port, case)  # caches, connections, branch predictors
     for number in range(rounds):
         # Who comes first has the server's caches as another left them: in turn.
         for name in list(balancers)[:: 1 if number % 2 else -1]:
             one = balancers[name]
             before_ns = cpu_ns_in_session(one.child)
-            requests, failed = _wrk(one.port, case)
+            requests, failed = wrk(one.port, case)
             spent_ns = cpu_ns_in_session(one.child) - before_ns
             cpu_us[name].append(spent_ns / max(requests, 1) * 1e-3)
             errors += failed
     return cpu_us, errors
 
 
-def _wrk(port: int, case: Case) -> tuple[int, int]:
+def wrk(port: int, case: Case) -> tuple[int, int]:
     """Requests answered, and socket errors."""
     argv = ["wrk", "-t1", f"-d{SECONDS}s", *case.flags, f"http://127.0.0.1:{port}{case.path}"]
     said = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60).stdout
