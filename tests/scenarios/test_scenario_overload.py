@@ -49,7 +49,7 @@ RIVALS = {
 }
 
 
-@pytest.mark.parametrize("seconds", [6, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [6, pytest.param(15, marks=pytest.mark.slow)])
 def test_one_ten_times_slower_than_the_others(
     daemon: Start, children: Children, capsys: pytest.CaptureFixture[str], seconds: int
 ) -> None:
@@ -100,7 +100,7 @@ RAMP = (0.75, 0.9, 1.05, 1.25, 1.5, 1.74, 0.75)
 
 
 @pytest.mark.parametrize("weights", ["static", "agent"])
-@pytest.mark.parametrize("step_s", [1, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step_s", [1, pytest.param(5, marks=pytest.mark.slow)])
 def test_a_ramp_beyond_capacity_with_antagonists(
     daemon: Start,
     children: Children,
