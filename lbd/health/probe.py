@@ -15,6 +15,7 @@ from typing import Final
 from config.address import Address
 from config.health import Check, Feedback, Probe
 from lbd.health.feedback import MAX_BYTES as FEEDBACK_BYTES
+from lbd.wire.proxy import OF_NOBODY
 
 Done = Callable[[bytes], bool]
 
@@ -52,6 +53,8 @@ async def ask(rule: Feedback, address: Address) -> bytes | None:
 async def _exchange(rule: Check, address: Address) -> str:
     reader, writer = await _connect(rule, address)
     try:
+        if rule.proxy is not None:
+            writer.write(OF_NOBODY[rule.proxy])
         if rule.kind == "tcp":
             return ""
         if rule.kind == "expect":

@@ -155,6 +155,23 @@ def test_a_host_header_has_an_ipv6_address_in_brackets(daemon: Start, backend: M
     assert b"\r\nHost: [::1]\r\n" in asked[0]
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_check_may_begin_with_a_proxy_header(daemon: Start, backend: Make, version: int) -> None:
+    """Before a balancer that demands one: without it all checks would fail."""
+    inner = backend(answering([b"HTTP/1.1 200 OK\r\n\r\n"]))
+    demanding = ld.service([inner.address], proxy_in={"trust": ["127.0.0.1"]})
+    check = {**QUICK, "kind": "http", "fall": 1}
+    services = [
+        ld.service([demanding["listen"]], health={"check": {**check, "proxy": proxy}})
+        for proxy in (version, None)
+    ]
+    daemon(demanding)
+    daemon(*services)
+    for service, state in zip(services, ("up", "down"), strict=True):
+        until(lambda n=service["name"]: ld.state_word(n, "b0", "checks_total") > 3, "checks made")
+        in_state(service, b0=state)
+
+
 def test_datagram_servers_are_checked_and_asked_at_ports_of_their_own(
     daemon: Start, backend: Make
 ) -> None:
