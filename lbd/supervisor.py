@@ -27,6 +27,7 @@ from lbd.activation import Activation, ActivationError
 from lbd.api.server import ApiServer
 from lbd.backends import Backends
 from lbd.edge.egress import SourceError, prove
+from lbd.exposition import Exposition
 from lbd.fleet import Fleet
 from lbd.health.monitor import Monitor
 from lbd.http import HttpServer, metrics_application
@@ -226,8 +227,8 @@ class Supervisor:
             backends.remove()
         self._listening.release(None)
 
-    def scrape(self) -> bytes:
-        return self._metrics.text(self.config, self.regions, self.restarts_total, monotonic_ns())
+    def scrape(self, out: Exposition) -> None:
+        self._metrics.write(out, self.config, self.regions, self.restarts_total, monotonic_ns())
 
     def monitor(self, service: str) -> Monitor:
         """The hand on the states of a service's backends. Raises KeyError for a name unknown."""

@@ -293,7 +293,7 @@ def test_a_hundred_reloads_cost_nothing(
     daemon: Start, backend: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Every other one exchanges the workers; 20 flows are open all the time."""
-    service = ld.service([backend(echo).address])
+    service = ld.service([backend(echo).address], timeouts={"drain_s": 900.0})
     one = daemon(service, workers=2)
     flows = [LongFlow(service) for _ in range(20)]
     started = time.monotonic()
