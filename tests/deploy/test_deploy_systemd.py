@@ -61,7 +61,15 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     ignore = shutil.ignore_patterns(".git", ".venv", "build", "report", "*.egg-info", ".*_cache")
     shutil.copytree(ROOT, source, ignore=ignore)
     subprocess.run(
-        ["make", "-C", str(source), "install", f"DESTDIR={files}", "PYTHON=/usr/bin/python3"],
+        [
+            "make",
+            "-C",
+            str(source),
+            "install",
+            f"DESTDIR={files}",
+            "PYTHON=/usr/bin/python3",
+            "LEARN=1",
+        ],
         check=True,
         stdout=subprocess.DEVNULL,
         timeout=900,
