@@ -6,7 +6,7 @@ Lives here: columns and units. Never here: asking (`lbctl.client`), the terminal
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -55,8 +55,8 @@ def daemon(found: Values) -> list[str]:
         f"{found['config']}",
         f"you may {found['level']}; {found['changes']} keys changed at run time; "
         f"{running} of {len(found['workers'])} workers, "
-        f"{found['worker_restarts_total']} worker restarts, "
-        f"{found['draining_workers']} former workers draining",
+        f"restarts: {found['worker_restarts_total']}, "
+        f"draining: {found['draining_workers']}",
     ]
 
 
@@ -164,11 +164,15 @@ def done(found: Values) -> RenderableType:
 
 def _table(*columns: str, title: str | None = None) -> Table:
     table = Table(title=title, title_justify="left", caption_justify="left", box=None)
-    words = ("backend", "address", "state", "service", "listen", "policy", "weights", "agent")
     for column in columns:
-        left = column in (*words, "client", "key", "in the file", "in force", "")
-        table.add_column(column, justify="left" if left else "right", overflow="fold")
+        table.add_column(column, justify=justified(column), overflow="fold")
     return table
+
+
+def justified(column: str) -> Literal["left", "right"]:
+    """Words are read from the left, numbers from the right."""
+    words = ("backend", "address", "state", "service", "listen", "policy", "weights", "agent")
+    return "left" if column in (*words, "client", "key", "in the file", "in force", "") else "right"
 
 
 def _told(value: Any) -> str:
@@ -188,7 +192,9 @@ def _or_dash(value: object) -> str:
 
 
 def _ms(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g} ms"
+    if value is None:
+        return "-"
+    return f"{value:.3g} ms" if value < 999.5 else f"{value / 1000:.3g} s"
 
 
 def _ago(age_s: float | None) -> str:
@@ -201,7 +207,9 @@ def _time(seconds: float) -> str:
     minutes, _ = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
-    return f"{days} d {hours} h" if days else f"{hours} h {minutes} min"
+    if days:
+        return f"{days} d {hours} h"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def _bytes(count: int) -> str:

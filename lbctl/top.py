@@ -106,7 +106,9 @@ class Top(App[None]):
             ("backends", (*show.BACKEND_COLUMNS, "new/s")),
         ):
             for column in columns:
-                self._table(kind).add_column(column, key=column)
+                self._table(kind).add_column(
+                    Text(column, justify=show.justified(column)), key=column
+                )
         self._table("services").focus()
         self.run_worker(self._follow())
 
@@ -211,8 +213,9 @@ class Top(App[None]):
 
 def _fill(table: DataTable[Text], rows: Iterable[tuple[str, Sequence[str | Text]]]) -> None:
     """Bring a table to `rows`, (key, cells) each: in place where keys and order are the same."""
+    columns = [str(column.key.value) for column in table.ordered_columns]
     wanted = {
-        key: [Text(cell) if isinstance(cell, str) else cell for cell in cells]
+        key: [_cell(cell, column) for cell, column in zip(cells, columns, strict=True)]
         for key, cells in rows
     }
     if [row.key.value for row in table.ordered_rows] != list(wanted):
@@ -226,6 +229,10 @@ def _fill(table: DataTable[Text], rows: Iterable[tuple[str, Sequence[str | Text]
         for column, cell in enumerate(cells):
             if table.get_cell_at(Coordinate(row, column)) != cell:
                 table.update_cell_at(Coordinate(row, column), cell, update_width=True)
+
+
+def _cell(cell: str | Text, column: str) -> Text:
+    return Text(cell, justify=show.justified(column)) if isinstance(cell, str) else cell
 
 
 def _rank(order: str, row: Values, grown: float | None) -> float:
