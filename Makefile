@@ -72,7 +72,7 @@ install:
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/lbd/img docs/img/*
 	test -e $(DESTDIR)$(SYSCONFDIR)/lbd/lbd.yaml || { \
 	    install -d $(DESTDIR)$(SYSCONFDIR)/lbd && \
-	    sed 's,save: state,save: /var/lib/lbd,' deploy/lbd.yaml > $(DESTDIR)$(SYSCONFDIR)/lbd/lbd.yaml; }
+	    sed 's,save: state,save: /var/lib/lbd,;s,^# api: ,api: ,' deploy/lbd.yaml > $(DESTDIR)$(SYSCONFDIR)/lbd/lbd.yaml; }
 
 # The configuration and what was learned (/var/lib/lbd) stay.
 uninstall:

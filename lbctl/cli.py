@@ -206,6 +206,10 @@ def _reload(client: Client, arguments: argparse.Namespace, console: Console) -> 
 
 
 def _save(client: Client, arguments: argparse.Namespace, console: Console) -> None:
-    path = arguments.file or Path(client.ask("GET", "status")["config"])
+    own = Path(client.ask("GET", "status")["config"])
+    path = arguments.file or own
     saved = save(path, client.ask("GET", "config"))
     print(f"{path}: {'saved' if saved else 'says so already'}")
+    if saved and path == own:
+        # It says what is in force; now the daemon knows that it does.
+        client.ask("POST", "reload")

@@ -29,7 +29,6 @@ from shm.weights import newest_weights
 from shm.worker import scalars_view
 
 _NS_PER_S: Final = 1e9
-_MODES: Final = {1: "learn", 2: "frozen", 3: "shadow", 4: "paused"}
 
 _SERVICE: Final = ("service",)
 _SERVER: Final = ("service", "backend")
@@ -667,7 +666,11 @@ def _agents(out: Exposition, services: Sequence[_Service], now_ns: int) -> None:
     live = [one for one in services if one.agent_up]
     out.add(
         AGENT_MODE,
-        [((one.name, _MODES[one.agent["mode"]]), 1) for one in live if one.agent["mode"] in _MODES],
+        [
+            ((one.name, lo.AGENT_MODES[one.agent["mode"]]), 1)
+            for one in live
+            if one.agent["mode"] in lo.AGENT_MODES
+        ],
     )
     stepped = [one for one in services if one.agent["heartbeat_ns"]]
     out.add(

@@ -25,7 +25,6 @@ from shm.weights import newest_weights
 from shm.worker import scalars_view
 
 NS_PER_S: Final = 1e9
-MODES: Final = {1: "learn", 2: "frozen", 3: "shadow", 4: "paused"}
 ORDERS: Final[dict[int, Literal["none", "pause", "shadow"]]] = {
     lo.AGENT_RUN: "none",
     lo.AGENT_PAUSE: "pause",
@@ -126,7 +125,7 @@ def _agent(region: Region, now_ns: int) -> models.AgentStatus:
     up = region.segment.locked(segment.AGENT_BYTE)
     return models.AgentStatus(
         up=up,
-        mode=MODES.get(word["mode"]) if up else None,
+        mode=lo.AGENT_MODES.get(word["mode"]) if up else None,
         order=ORDERS[region.agent_order],
         heartbeat_age_s=_age_s(now_ns, word["heartbeat_ns"]),
         weights_in_force=sum(_scalar(region, w, "weights_in_force") for w in _workers(region)),
