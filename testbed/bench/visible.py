@@ -147,6 +147,8 @@ def _kill_agent(site: Site) -> dict[str, float]:
     )
     site.agent.stop()
     site.start_agent()
+    # The page looks once a second: what comes and goes between two looks it never tells.
+    until(lambda: any("the agent has come" in text for text in site.events[told:]))
     return seen
 
 
