@@ -92,7 +92,7 @@ class Supervisor:
     def __init__(self, config: Config, path: str, writer: LineWriter | None = None) -> None:
         """`path` is the file that `config` was read from; `writer` that of this process's log, None
         where that is not ours to open again."""
-        self.path = path
+        self.path = os.path.abspath(path)
         self._writer = writer
         self.config = config
         self.file_config = config

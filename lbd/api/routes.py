@@ -111,7 +111,7 @@ async def _status(asked: Asked) -> models.Status:
         version=version(),
         pid=os.getpid(),
         uptime_s=(now_ns - daemon.started_ns) / 1e9,
-        config=os.path.abspath(daemon.path),
+        config=daemon.path,
         level="operate" if asked.level is Level.OPERATE else "read",
         workers=report.workers(daemon.regions, pids, now_ns),
         worker_restarts_total=daemon.restarts_total,
