@@ -22,6 +22,7 @@ from lbctl.client import ApiError, Client
 from lbctl.save import SaveError, save
 
 DEFAULT_SOCKET: Final = "/run/lbd/api.sock"
+PIPED_COLUMNS: Final = 1000
 EXIT_REFUSED: Final = EXIT_RUNTIME
 
 
@@ -32,7 +33,8 @@ class CommandError(Exception):
 def main(argv: list[str] | None = None) -> int:
     """Exit codes: 0 done, 1 refused or not reached, 2 usage."""
     arguments = _parser().parse_args(argv)
-    console = Console(soft_wrap=not sys.stdout.isatty())
+    # What is piped elsewhere is as wide as it is.
+    console = Console(width=None if sys.stdout.isatty() else PIPED_COLUMNS)
     try:
         arguments.run(Client(arguments.socket), arguments, console)
     except (ApiError, CommandError, ConfigError, SaveError, OSError) as error:

@@ -532,7 +532,7 @@ class Metrics:
         out.add(
             WORKER_AGE,
             [
-                ((one.name, str(worker)), (now_ns - beat_ns) / _NS_PER_S)
+                ((one.name, str(worker)), _age_s(now_ns, beat_ns))
                 for one in seen
                 for worker, beat_ns in enumerate(one.beats_ns)
                 if beat_ns
@@ -675,12 +675,12 @@ def _agents(out: Exposition, services: Sequence[_Service], now_ns: int) -> None:
     stepped = [one for one in services if one.agent["heartbeat_ns"]]
     out.add(
         AGENT_AGE,
-        [((one.name,), (now_ns - one.agent["heartbeat_ns"]) / _NS_PER_S) for one in stepped],
+        [((one.name,), _age_s(now_ns, one.agent["heartbeat_ns"])) for one in stepped],
     )
     out.add(
         WEIGHT_AGE,
         [
-            ((one.name,), (now_ns - one.weights.written_ns) / _NS_PER_S)
+            ((one.name,), _age_s(now_ns, one.weights.written_ns))
             for one in services
             if one.weights is not None
         ],
@@ -704,6 +704,11 @@ def _agents(out: Exposition, services: Sequence[_Service], now_ns: int) -> None:
                 for name, more in totals.rows.items()
             ],
         )
+
+
+def _age_s(now_ns: int, then_ns: int) -> float:
+    """0 for what happened since `now_ns` was looked at."""
+    return max(0, now_ns - then_ns) / _NS_PER_S
 
 
 def _scaled(row: str, values: list[int]) -> list[float]:

@@ -41,7 +41,7 @@ def workers(
         models.WorkerStatus(
             number=number,
             pid=pids.get(number),
-            heartbeat_age_s=(now_ns - min(beat)) / NS_PER_S if all(beat) else None,
+            heartbeat_age_s=_age_s(now_ns, min(beat)),
         )
         for number, beat in enumerate(beats)
     ]
@@ -157,7 +157,8 @@ def _scalar(region: Region, worker: int, name: str) -> int:
 
 
 def _age_s(now_ns: int, then_ns: int) -> float | None:
-    return (now_ns - then_ns) / NS_PER_S if then_ns else None
+    """None for never; 0 for what happened since `now_ns` was looked at."""
+    return max(0, now_ns - then_ns) / NS_PER_S if then_ns else None
 
 
 def changes(found: Sequence[Any]) -> models.Changes:
