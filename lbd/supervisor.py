@@ -439,7 +439,10 @@ class Supervisor:
             if problem is None and not self._stopping.is_set():
                 log.info("upgrading: the new program takes over")
                 workers = [worker for fleet in self._fleets() for worker in fleet.workers.values()]
+                # While the new program loads, nobody beats.
+                self._manager.be_patient(READY_S)
                 problem = upgrade.become_new(self._listening, workers, self._told)
+                self._manager.be_patient(None)
             log.error("not upgraded: %s", problem or "the balancer is stopping")
 
     def _in_background(self, work: Callable[[], Coroutine[None, None, None]]) -> None:
@@ -467,6 +470,8 @@ class Supervisor:
                 ready = True
                 log.info("ready: %s", services)
                 self._manager.tell(READY=1)
+                if self._inherited.listening:
+                    self._manager.be_patient(None)
                 self._inherited.end(graceful=True)
             self._manager.beat(now_ns, self._status)
             self.fleet.look_after(now_ns)
