@@ -8,9 +8,11 @@ DEMO_READY := $(if $(LEARN),$(VENV)/.learn,$(VENV)/.demo)
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
 
 # Where `make install` puts things; docs/deployment.md has the layout. DESTDIR is for packagers.
+# It needs no torch either, but with LEARN=1.
 PREFIX ?= /usr/local
 SYSCONFDIR ?= /etc
-EXTRAS ?= [agent,learn]
+EXTRAS ?= [agent,top$(if $(LEARN),$(COMMA)learn)]
+COMMA := ,
 LIB := $(PREFIX)/lib/lbd
 UNITS := lbd.service lbd-agent.service lbd.socket
 
@@ -18,7 +20,7 @@ UNITS := lbd.service lbd-agent.service lbd.socket
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(INSTALL) '.[agent,learn,testbed,sim,dev]'
+	$(INSTALL) '.[agent,learn,top,testbed,sim,dev]'
 	touch $@ $(VENV)/.learn $(VENV)/.demo
 
 $(VENV)/.learn: pyproject.toml constraints.txt
@@ -70,7 +72,7 @@ install:
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/lbd/img docs/img/*
 	test -e $(DESTDIR)$(SYSCONFDIR)/lbd/lbd.yaml || { \
 	    install -d $(DESTDIR)$(SYSCONFDIR)/lbd && \
-	    sed 's,save: state,save: /var/lib/lbd,' deploy/lbd.yaml > $(DESTDIR)$(SYSCONFDIR)/lbd/lbd.yaml; }
+	    sed 's,save: state,save: /var/lib/lbd,;s,^# api: ,api: ,' deploy/lbd.yaml > $(DESTDIR)$(SYSCONFDIR)/lbd/lbd.yaml; }
 
 # The configuration and what was learned (/var/lib/lbd) stay.
 uninstall:

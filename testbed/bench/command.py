@@ -20,6 +20,7 @@ BENCHES = {
     "step": "testbed.bench.step",
     "relay": "testbed.bench.relay",
     "restart": "testbed.bench.restart",
+    "visible": "testbed.bench.visible",
     "reader": "testbed.bench.reader",
     "flows": "testbed.bench.flows",
     "scrape": "testbed.bench.scrape",
