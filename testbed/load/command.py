@@ -23,7 +23,14 @@ EXIT_NOT_BELIEVABLE = 3
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the subcommand's flags."""
-    parser.add_argument("--target", type=address, required=True, metavar="HOST:PORT")
+    parser.add_argument(
+        "--target",
+        type=address,
+        required=True,
+        action="append",
+        metavar="HOST:PORT",
+        help="given several times: the addresses of one service, each request to one of them",
+    )
     plan = parser.add_argument_group("what is asked for, and when")
     plan.add_argument("--rate", type=float, help="requests a second (default: 100; or the trace's)")
     plan.add_argument("--duration", type=float, help="seconds (default: 10; or the trace's)")
@@ -44,6 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-lag-ms", type=float, default=5.0, help="own lag (p99) that is still believable"
     )
+    parser.add_argument(
+        "--start-ns", type=int, help="time 0 of the plan on CLOCK_MONOTONIC (default: at once)"
+    )
     parser.add_argument("--save", type=Path, metavar="FILE.npz", help="write each request's record")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
 
@@ -57,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     from testbed.load.generator import LoadGenerator, Target
     from testbed.load.trace import TraceError
 
-    host, port = args.target
+    (host, port), *others = args.target
     try:
         plan = _plan(args)
         target = Target(
@@ -67,12 +77,13 @@ def run(args: argparse.Namespace) -> int:
             timeout_s=args.timeout,
             in_flight_max=args.max_in_flight,
             lag_max_s=args.max_lag_ms / 1e3,
+            others=tuple(others),
         )
     except (ValueError, TraceError, OSError) as error:
         print(f"load: {error}", file=sys.stderr)
         return 2
     about = {name: str(value) for name, value in vars(args).items() if name != "run"}
-    result = uvloop.run(LoadGenerator(plan, target, about).run())
+    result = uvloop.run(LoadGenerator(plan, target, about, args.start_ns).run())
     summary = result.summary()
     if args.save is not None:
         result.save(args.save)
