@@ -33,6 +33,7 @@ COMMANDS: dict[str, Command] = {
     "server": Command("a backend with a known discipline", "testbed.server.command"),
     "faithful": Command("the simulator against live TCP", "testbed.faithful.command"),
     "load": Command("an open-loop load generator", "testbed.load.command"),
+    "lab": Command("real servers, balancers and a router on this host", "testbed.lab.command"),
 }
 
 
