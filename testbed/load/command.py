@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # The run is complete, but what it measured is partly the generator itself.
 EXIT_NOT_BELIEVABLE = 3
+STARTED = "started at"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-lag-ms", type=float, default=5.0, help="own lag (p99) that is still believable"
     )
     parser.add_argument(
-        "--start-ns", type=int, help="time 0 of the plan on CLOCK_MONOTONIC (default: at once)"
+        "--announce",
+        action="store_true",
+        help="say on standard error when it starts: started at NS, of CLOCK_MONOTONIC",
     )
     parser.add_argument("--save", type=Path, metavar="FILE.npz", help="write each request's record")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
@@ -83,7 +86,9 @@ def run(args: argparse.Namespace) -> int:
         print(f"load: {error}", file=sys.stderr)
         return 2
     about = {name: str(value) for name, value in vars(args).items() if name != "run"}
-    result = uvloop.run(LoadGenerator(plan, target, about, args.start_ns).run())
+    result = uvloop.run(
+        LoadGenerator(plan, target, about, _announce if args.announce else None).run()
+    )
     summary = result.summary()
     if args.save is not None:
         result.save(args.save)
@@ -92,6 +97,10 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print(summary)
     return 0 if summary.believable else EXIT_NOT_BELIEVABLE
+
+
+def _announce(start_ns: int) -> None:
+    print(f"{STARTED} {start_ns}", file=sys.stderr, flush=True)
 
 
 def _plan(args: argparse.Namespace) -> Plan:

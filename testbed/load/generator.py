@@ -12,7 +12,7 @@ import socket
 import time
 import zlib
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,8 +36,9 @@ class Target:
     """Where requests go. keep_alive: 0 for one connection a request, else the pool's size.
 
     others: further addresses (host, port) of the same service, over which connections spread as an
-    edge router would spread them (`spread_over`); keep_alive has one address only. timeout_s counts from the planned time. in_flight_max bounds requests begun and not done (and
-    connections not yet closed); one planned beyond it is not sent, and the run not believable.
+    edge router would spread them (`spread_over`); keep_alive has one address only. timeout_s counts
+    from the planned time. in_flight_max bounds requests begun and not done (and connections not yet
+    closed); one planned beyond it is not sent, and the run not believable.
     """
 
     host: str
@@ -65,8 +66,7 @@ def spread_over(count: int, index: int) -> int:
 class LoadGenerator:
     """Runs one plan once.
 
-    start_ns: time 0 of the plan on CLOCK_MONOTONIC; None for as soon as it runs. One that is past
-    makes requests late, which the result tells.
+    on_start: called once with the plan's time 0, ns of CLOCK_MONOTONIC.
 
     `table` has the `RECORD` row of each request and may be read while the run goes on: rows
     whose outcome is PENDING are not over. Use from the loop's thread only.
@@ -77,7 +77,7 @@ class LoadGenerator:
         plan: Plan,
         target: Target,
         about: Mapping[str, Any] | None = None,
-        start_ns: int | None = None,
+        on_start: Callable[[int], None] | None = None,
     ) -> None:
         self.table: NDArray[np.void] = np.full(len(plan), -1, RECORD)
         self._planned_ns: list[int] = np.rint(plan.planned_s * 1e9).astype(np.int64).tolist()
@@ -96,7 +96,8 @@ class LoadGenerator:
         self._loop: asyncio.AbstractEventLoop
         self._alarm: Alarm
         self._addresses: list[tuple[str, int]] = []
-        self._start_ns = start_ns or 0
+        self._start_ns = 0
+        self._on_start = on_start
         self._next = 0
         self._over = 0
         self._connections: set[Connection] = set()
@@ -122,8 +123,9 @@ class LoadGenerator:
             self._addresses.append((str(found[0][4][0]), port))
         self._alarm = Alarm(self._loop, self._ring)
         cpu_ns = time.process_time_ns()
-        if not self._start_ns:
-            self._start_ns = time.monotonic_ns() + _LEAD_NS
+        self._start_ns = time.monotonic_ns() + _LEAD_NS
+        if self._on_start is not None:
+            self._on_start(self._start_ns)
         try:
             self._arm()
             await self._done.wait()

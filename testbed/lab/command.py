@@ -1,0 +1,90 @@
+"""`python -m testbed lab`: topologies up, down, looked at.
+
+Lives here: the flags, and what is printed. Never here: the work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from config.problem import ConfigError
+from testbed.lab.driver import LabError
+from testbed.lab.topology import Site, Topology, find, load_topology, names
+
+if TYPE_CHECKING:
+    from testbed.lab.namespaces import NamespaceLab, Namespaces
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the subcommand's flags."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    up = actions.add_parser("up", help="bring a topology up in network namespaces")
+    _add_topology(up)
+    down = actions.add_parser("down", help="remove a lab, whatever is left of it")
+    down.add_argument("name", help="of its topology")
+    actions.add_parser("status", help="which labs there are")
+    for action in (*actions.choices.values(),):
+        action.add_argument(
+            "--root", type=Path, help="where labs are recorded (default: /run/lbd-lab)"
+        )
+
+
+def _add_topology(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "topology", metavar="TOPOLOGY", help=f"a YAML file, or one of {', '.join(names())}"
+    )
+    parser.add_argument(
+        "--site", choices=get_args(Site), help="on every Apache server (default: the file's)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do it; 1 where that is not possible."""
+    try:
+        return _run(args)
+    except (LabError, ConfigError) as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def _run(args: argparse.Namespace) -> int:
+    # Netlink is needed by those who make labs only.
+    from testbed.lab.namespaces import ROOT, Namespaces
+
+    driver = Namespaces(args.root or ROOT)
+    match args.action:
+        case "up":
+            _show(driver.up(_topology(args)))
+        case "down":
+            print(f"{args.name}: {'removed' if driver.down(args.name) else 'nothing to remove'}")
+        case "status":
+            _status(driver)
+    return 0
+
+
+def _topology(args: argparse.Namespace) -> Topology:
+    topology = load_topology(find(args.topology))
+    return topology if args.site is None else topology.serving(args.site)
+
+
+def _status(driver: Namespaces) -> None:
+    for name, lab in driver.labs().items():
+        if lab is None:
+            print(f"{name}: incomplete; `lab down {name}` removes what is left of it")
+        else:
+            _show(lab)
+
+
+def _show(lab: NamespaceLab) -> None:
+    print(f"{lab.topology.name}: http://{lab.vip}:{lab.port}/ from the client")
+    print(f"  {'machine':12} {'address':16} {'cores':>6} {'CPU s':>8}  namespace")
+    cores = {server.name: server.cores for server in lab.topology.servers}
+    for machine in lab.machines:
+        share = cores.get(machine.name)
+        print(
+            f"  {machine.name:12} {machine.address:16} {share if share else '-':>6} "
+            f"{machine.cpu_ns() / 1e9:8.2f}  {machine.namespace}"
+        )
