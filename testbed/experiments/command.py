@@ -54,7 +54,6 @@ def run(args: argparse.Namespace) -> int:
     from testbed.experiments.grounds import ground
     from testbed.processes import unwind_on_signals
 
-    unwind_on_signals()
     console = Console()
     names = schema.names() if args.all else args.experiments
     try:
@@ -67,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"run: {error}", file=sys.stderr)
         return EXIT_USAGE
     form: Form = "full" if args.full else "short"
+    unwind_on_signals()
     where = ground(args.on, dict(args.capacity))
     return _run_all(console, files, form, where, args.out / args.on, args.report_only)
 
@@ -87,7 +87,7 @@ def _run_all(
     report_only: bool,
 ) -> int:
     from testbed.experiments import report
-    from testbed.experiments.season import SeasonError
+    from testbed.experiments.season import SeasonError, UnfitError
     from testbed.experiments.store import Store
     from testbed.experiments.studies import study
     from testbed.lab.driver import LabError
@@ -105,6 +105,8 @@ def _run_all(
             try:
                 for progress in work.play(experiment, name, form, store, ground):
                     _say(console, name, progress)
+            except UnfitError as error:
+                console.print(f"{name}: left out, {error}", highlight=False)
             except (ChildError, SeasonError, LabError, TraceError, OSError) as error:
                 console.print(f"[bold red]{name}:[/] {error}", highlight=False)
                 status = EXIT_FAILED

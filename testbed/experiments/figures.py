@@ -97,7 +97,9 @@ def rows(
     for case in dict.fromkeys(table["case"].to_list()):
         of_case = table.filter(pl.col("case") == case)
         for window in windows[case]:
-            of_window = of_case.filter(pl.col("from_s") == window[0])
+            of_window = of_case.filter(
+                (pl.col("from_s") == window[0]) & (pl.col("to_s") == window[1])
+            )
             for page in dict.fromkeys(of_window["page"].to_list()):
                 of_page = of_window.filter(pl.col("page") == page)
                 reference = of_page.filter(pl.col("method") == REFERENCE)

@@ -10,6 +10,7 @@ import secrets
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,6 +31,7 @@ from testbed.load.result import Outcome, Result
 from testbed.processes import Child, ChildError, Children
 
 GRACE_S = 20.0
+_BURNER = [sys.executable, "-c", "while True: pass"]
 _IDLE_S = 30.0
 _LOOK_S = 0.05
 
@@ -73,13 +75,15 @@ def play(lab: Any, spec: Spec) -> Played:
         asked = methods.needs_sensors(spec.method) or bool(spec.probes_hz)
         sensors = sensors_of(lab, children) if asked else {}
         backends = backends_of(lab, sensors)
-        standing = _stand(lab, spec.method, backends, folder, children)
+        spread = methods.router_weights(spec.method, backends)
+        standing = _stand(lab, spec.method, backends, folder, children) if spread is None else []
         looks = eyes(lab)
         try:
-            played = _load(lab, spec, standing, looks, sensors, folder, children)
+            with _spread(lab, spread) as entries:
+                played = _load(lab, spec, standing, looks, sensors, entries, folder, children)
         finally:
             for event in spec.events:
-                _befall(lab, event.model_copy(update={"take": 0.0}))
+                _give_back(lab, event)
         # Who waited for an answer that nobody wants any more is let go.
         for child in (child for place in standing for child in place.children):
             child.stop()
@@ -136,6 +140,7 @@ def _load(
     standing: Sequence[Standing],
     looks: Mapping[str, Eye],
     sensors: Mapping[str, tuple[str, int]],
+    entries: Sequence[tuple[str, int]],
     folder: Path,
     children: Children,
 ) -> Played:
@@ -155,7 +160,7 @@ def _load(
     shift_s = float(plan.planned_s[0] - gap_s)
     argv = [sys.executable, "-m", "testbed", "load", "--json", "--save", str(path)]
     argv += ["--trace", str(trace), "--timeout", repr(spec.timeout_s), "--announce"]
-    for host, port in entries_of(lab):
+    for host, port in entries:
         argv += ["--target", f"{host}:{port}"]
     cpu_before_s = sum(place.cpu_s() for place in standing)
     regions = [place.region for place in standing if place.region is not None]
@@ -171,7 +176,7 @@ def _load(
             if now_s > deadline_s:
                 raise ChildError(f"the load generator still runs {GRACE_S:g} s after its end")
             while waiting and now_s >= start_s + waiting[0].at_s:
-                _befall(lab, waiting.pop(0))
+                _befall(lab, waiting.pop(0), children)
             time.sleep(_LOOK_S)
         cpu_s = sum(place.cpu_s() for place in standing) - cpu_before_s
     status = load.stop()
@@ -179,7 +184,7 @@ def _load(
         raise ChildError(f"the load generator ended with {status}: {load.output()[-3:]}")
     result = Result.load(path)
     tables = truth.frames(start_s)
-    tables["requests"] = _requests(result, spec.demand, shift_s, len(entries_of(lab)))
+    tables["requests"] = _requests(result, spec.demand, shift_s, len(entries))
     if prober is not None:
         prober.stop()
         tables["probes"] = pl.read_parquet(probes).with_columns(pl.col("at_s") - start_s)
@@ -225,15 +230,40 @@ def _requests(result: Result, demand: Demand, shift_s: float, entries: int) -> p
     return pl.DataFrame(columns)
 
 
+@contextmanager
+def _spread(lab: Any, weights: Mapping[str, int] | None) -> Iterator[list[tuple[str, int]]]:
+    """Where clients connect: to the balancers, or by these weights to the servers themselves."""
+    if weights is None:
+        yield entries_of(lab)
+    elif isinstance(lab, LoopbackLab):
+        servers = lab.servers.values()
+        yield [(s.address, s.port) for s in servers for _ in range(weights[s.name])]
+    else:
+        lab.route(list(lab.servers.values()), [weights[name] for name in lab.servers])
+        try:
+            yield entries_of(lab)
+        finally:
+            lab.route(lab.balancers)
+
+
 def entries_of(lab: Any) -> list[tuple[str, int]]:
     """Where clients connect: behind an edge router there is one address."""
     return lab.entries if isinstance(lab, LoopbackLab) else [(lab.vip, lab.port)]
 
 
-def _befall(lab: Any, event: Event) -> None:
+def _befall(lab: Any, event: Event, children: Children) -> None:
     cores = {spec.name: spec.cores for spec in lab.topology.servers}
     for name in _named(lab, event.servers):
-        lab.servers[name].set_cores(cores[name] * (1 - event.take))
+        server = lab.servers[name]
+        server.set_cores(cores[name] * (1 - event.take))
+        for _ in range(event.burn):
+            children.start(f"burner on {name}", _BURNER, popen=server.popen)
+
+
+def _give_back(lab: Any, event: Event) -> None:
+    cores = {spec.name: spec.cores for spec in lab.topology.servers}
+    for name in _named(lab, event.servers):
+        lab.servers[name].set_cores(cores[name])
 
 
 def _named(lab: Any, beginnings: Sequence[str]) -> Iterator[str]:

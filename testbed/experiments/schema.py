@@ -91,14 +91,17 @@ Traffic = Annotated[Loop | Trace | Day, Field(discriminator="kind")]
 
 
 class Event(Section):
-    """From `at_s` on, co-located load takes the share `take` of the CPU of these servers.
+    """From `at_s` on, co-located load takes CPU from these servers.
 
-    servers: names, or their common beginnings. With take 0 they have all of it again.
+    servers: names, or their common beginnings. take: this share is gone; with 0 they have all of it
+    again. burn: so many processes that only count, which get their turns within the server's share
+    of a core until the run ends; servers that only act as if do not feel them.
     """
 
     at_s: Annotated[float, Field(ge=0)]
     servers: Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
-    take: Annotated[float, Field(ge=0, lt=1)]
+    take: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    burn: Annotated[int, Field(ge=0, le=64)] = 0
 
 
 class Case(Section):

@@ -31,6 +31,10 @@ class SeasonError(Exception):
     """The experiment cannot be run as its file says; the message says why."""
 
 
+class UnfitError(SeasonError):
+    """It needs what this ground does not have."""
+
+
 @dataclass(frozen=True)
 class Ground:
     """Where it is run. open: the lab of a topology.
@@ -98,6 +102,8 @@ def play_all(
     cases = cases_of(experiment, form)
     left = len(cases) * size.repetitions * len(methods)
     for label, case in cases.items():
+        if ground.kind == "loopback" and any(event.burn for event in case.events):
+            raise UnfitError(f"{case.title}: burners need servers with a CPU of their own")
         topology = ground.topology(case.topology or experiment.topology, case.site)
         rate = rate_per_s(case, topology, ground)
         runs = [

@@ -7,6 +7,8 @@ Lives here: the names and which module starts each. Never here: configurations, 
 - `agent`: lbd with shortest expected delay and the weights of the frozen agent that comes with it;
   no weight is configured. `agent:FILE`: with another policy
 - `awcmp`: lbd choosing at random by weights that a prober corrects, every server being asked
+- `router-ecmp`, `router-wcmp`: nobody; the edge router spreads connections over the servers
+  themselves, alike or in proportion to the provisioned weights
 - `haproxy-leastconn`, `haproxy-roundrobin`, `haproxy-random`, `nginx-least_conn`: these programs
   with the provisioned weights
 """
@@ -17,11 +19,12 @@ import importlib
 from collections.abc import Sequence
 
 from lbd.dispatch import POLICIES
-from testbed.experiments.place import Backend, Place, Standing
+from testbed.experiments.place import Backend, Place, Standing, whole_weights
 from testbed.processes import Children
 
 _HAPROXY = ("leastconn", "roundrobin", "random")
 _NGINX = ("least_conn",)
+_ROUTER = ("router-ecmp", "router-wcmp")
 
 
 class MethodError(ValueError):
@@ -31,7 +34,7 @@ class MethodError(ValueError):
 def names() -> list[str]:
     """All methods, without parameters."""
     others = [f"haproxy-{name}" for name in _HAPROXY] + [f"nginx-{name}" for name in _NGINX]
-    return [*POLICIES, "agent", "awcmp", *others]
+    return [*POLICIES, "agent", "awcmp", *others, *_ROUTER]
 
 
 def check(name: str) -> None:
@@ -48,7 +51,16 @@ def needs_sensors(name: str) -> bool:
 
 def ours(name: str) -> bool:
     """Whether lbd stands there."""
-    return not name.startswith(("haproxy-", "nginx-"))
+    return not name.startswith(("haproxy-", "nginx-", "router-"))
+
+
+def router_weights(name: str, backends: Sequence[Backend]) -> dict[str, int] | None:
+    """How the edge router spreads connections over the servers; None where balancers do it."""
+    if name not in _ROUTER:
+        return None
+    if name == "router-ecmp":
+        return {backend.name: 1 for backend in backends}
+    return whole_weights(backends, largest=20)
 
 
 def start(name: str, place: Place, backends: Sequence[Backend], children: Children) -> Standing:
