@@ -14,7 +14,7 @@ EXTRAS ?= [agent,learn]
 LIB := $(PREFIX)/lib/lbd
 UNITS := lbd.service lbd-agent.service lbd.socket
 
-.PHONY: demo test test-slow test-scenarios check bench fuzz docs install uninstall clean
+.PHONY: demo test test-slow test-scenarios check bench experiments fuzz docs install uninstall clean
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -51,6 +51,10 @@ check: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m testbed bench
+
+# ON=namespaces for real servers, as root; FULL=1 for hours instead of minutes.
+experiments: $(READY)
+	$(BIN)/python -m testbed run --all $(if $(ON),--on $(ON)) $(if $(FULL),--full)
 
 docs: $(READY)
 	$(BIN)/mkdocs build --strict
