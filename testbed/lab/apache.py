@@ -19,6 +19,7 @@ SHARED = "shm"
 SCOREBOARD = "scoreboard"
 PID_FILE = "apache.pid"
 ERROR_LOG = "error.log"
+PHP_LOG = "php.log"
 MODULES = Path("/usr/lib/apache2/modules")
 MEDIAWIKI = Path("/var/lib/mediawiki")
 
@@ -108,7 +109,7 @@ def php_settings(folder: Path) -> str:
     """
     return (
         "max_execution_time = 0\nmemory_limit = 256M\nexpose_php = Off\n"
-        f"error_log = {folder}/{ERROR_LOG}\ndisplay_errors = Off\nlog_errors = On\n"
+        f"error_log = {folder}/{PHP_LOG}\ndisplay_errors = Off\nlog_errors = On\n"
         "opcache.enable = 1\nopcache.memory_consumption = 96\nopcache.validate_timestamps = 0\n"
         "apc.enabled = 1\napc.shm_size = 64M\n"
     )

@@ -6,6 +6,7 @@ Lives here: the flags, and what is printed. Never here: the work.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -17,6 +18,9 @@ from testbed.lab.topology import Site, Topology, find, load_topology, names
 if TYPE_CHECKING:
     from testbed.lab.namespaces import NamespaceLab, Namespaces
 
+# The figures are complete, but the host did not give what the quotas promise.
+EXIT_NOT_BELIEVABLE = 3
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the subcommand's flags."""
@@ -26,7 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     down = actions.add_parser("down", help="remove a lab, whatever is left of it")
     down.add_argument("name", help="of its topology")
     actions.add_parser("status", help="which labs there are")
-    for action in (*actions.choices.values(),):
+    calibrate = actions.add_parser("calibrate", help="find out what its servers can do")
+    _add_topology(calibrate)
+    calibrate.add_argument("--seconds", type=float, default=8.0, help="for each site")
+    calibrate.add_argument("--save", type=Path, metavar="FILE.json", help="write the figures")
+    for action in actions.choices.values():
         action.add_argument(
             "--root", type=Path, help="where labs are recorded (default: /run/lbd-lab)"
         )
@@ -62,6 +70,37 @@ def _run(args: argparse.Namespace) -> int:
             print(f"{args.name}: {'removed' if driver.down(args.name) else 'nothing to remove'}")
         case "status":
             _status(driver)
+        case "calibrate":
+            return _calibrate(driver, _topology(args), args.seconds, args.save)
+    return 0
+
+
+def _calibrate(driver: Namespaces, topology: Topology, seconds: float, save: Path | None) -> int:
+    """In the lab that is up, or in one for this only."""
+    from testbed.lab.calibrate import calibrate
+
+    was_up = driver.find(topology.name) is not None
+    lab = driver.up(topology)
+    try:
+        found = calibrate(lab, seconds)
+    finally:
+        if not was_up:
+            driver.down(topology.name)
+    for one in found:
+        print(
+            f"{one.site}: {one.rate_per_s:.1f} requests/s, {one.cpu_ms:.2f} ms CPU a request, "
+            f"{one.database_ms:.2f} ms of the database's"
+        )
+        for server in one.servers:
+            print(
+                f"  {server.server:12} {server.cores:6g} cores {server.rate_per_s:8.1f} requests/s "
+                f"{server.cpu_ms:8.2f} ms  {server.quota_used:5.0%} of its quota"
+            )
+    if save is not None:
+        save.write_text(json.dumps([one.as_data() for one in found], indent=2) + "\n")
+    if not all(one.believable for one in found):
+        print("not believable: a server had less CPU time than its quota; is the host busy?")
+        return EXIT_NOT_BELIEVABLE
     return 0
 
 

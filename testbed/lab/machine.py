@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from testbed.lab import apache, network
 from testbed.lab.cgroup import Group
@@ -29,6 +29,7 @@ shift
 exec nsenter --net="$network" -- "$@"
 """
 _RUN_S = 120.0
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class NamespaceMachine:
 
     def run(self, argv: Sequence[str], **options: Any) -> str:
         """Run `argv` on the machine to its end; its output. Raises LabError where it fails."""
-        done = subprocess.run(
+        done: subprocess.CompletedProcess[str] = subprocess.run(
             self.inside(argv),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -79,7 +80,7 @@ class NamespaceMachine:
         if starter.wait(_RUN_S):
             raise LabError(f"{self.name}: {argv[0]} does not start: {log.read_text()}")
 
-    def call(self, work: Callable[[], Any]) -> Any:
+    def call(self, work: Callable[[], T]) -> T:
         """What `work` returns or raises, called by a thread that is in the machine's network."""
         return network.inside(self.namespace, work)
 

@@ -11,12 +11,13 @@ next `up` of that name remove that, and nothing else.
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 
-from testbed.lab import apache, network, pages, plan, servers
+from testbed.lab import apache, database, network, pages, plan, servers, wiki
 from testbed.lab.cgroup import Group, Hierarchy
 from testbed.lab.driver import LabError, Machine
 from testbed.lab.machine import NamespaceMachine, NamespaceServer
@@ -24,13 +25,14 @@ from testbed.lab.needs import missing
 from testbed.lab.plan import Node, Plan
 from testbed.lab.record import Record, locked
 from testbed.lab.topology import Server, Topology
+from testbed.lab.warm import warm
 
 ROOT = Path("/run/lbd-lab")
 _ROUTER = "router"
 _FRONT, _BACK = "front", "back"
 _WEIGHT_MAX = 255
 
-_EVERYWHERE = {
+_EVERYWHERE: dict[str, int | str] = {
     "net.ipv6.conf.all.disable_ipv6": 1,
     "net.ipv4.conf.all.rp_filter": 0,
     "net.ipv4.conf.default.rp_filter": 0,
@@ -38,7 +40,7 @@ _EVERYWHERE = {
     "net.ipv4.ip_local_port_range": "10000 65535",
     "net.ipv4.tcp_tw_reuse": 1,
 }
-_AT_THE_ROUTER = {
+_AT_THE_ROUTER: dict[str, int | str] = {
     "net.ipv4.ip_forward": 1,
     "net.ipv4.conf.all.send_redirects": 0,
     "net.ipv4.conf.default.send_redirects": 0,
@@ -86,10 +88,17 @@ class NamespaceLab:
 
 
 class Namespaces:
-    """The driver; `root` is where the labs' records and files are."""
+    """The driver. root: the labs' records and files. cache: where the wiki's original is.
 
-    def __init__(self, root: Path = ROOT) -> None:
+    warm_pages: of the wiki, that every server has served before its lab is up.
+    """
+
+    def __init__(
+        self, root: Path = ROOT, cache: Path = wiki.CACHE, warm_pages: int = pages.COUNT
+    ) -> None:
         self.root = root
+        self.cache = cache
+        self.warm_pages = warm_pages
 
     def up(self, topology: Topology) -> NamespaceLab:
         """Bring the topology up, wait until its servers answer. Already up: that one.
@@ -99,6 +108,8 @@ class Namespaces:
         lacking = missing(topology)
         if lacking:
             raise LabError(f"this host lacks {', '.join(lacking)}; see make testbed-deps")
+        if topology.has_wiki:
+            wiki.original(self.cache)
         with locked(self.root):
             found = Record.find(self.root, topology.name)
             if found is not None:
@@ -199,10 +210,21 @@ class Namespaces:
         self._connect(lab)
         site = record.folder / "site"
         pages.write_site(site)
+        if lab.database is not None:
+            database.start(lab.database, lab.topology, self.cache)
         for server in lab.servers.values():
-            servers.start(server, site, {})
+            servers.start(server, site, self._environment(lab, server))
         servers.wait(lab.client, lab.servers)
+        warm(lab.client, [s for s in lab.servers.values() if s.server.has_wiki], self.warm_pages)
         return lab
+
+    def _environment(self, lab: NamespaceLab, server: NamespaceServer) -> dict[str, str]:
+        if lab.database is None or not server.server.has_wiki:
+            return {}
+        own = server.folder / "cache"
+        own.mkdir()
+        shutil.chown(own, apache.USER, apache.USER)
+        return wiki.environment(lab.database.folder, lab.database.address, server.server.site, own)
 
     def _make_group(self, record: Record, group: Group) -> None:
         if group.exists:

@@ -41,6 +41,21 @@ def title(number: int) -> str:
     return f"Page_{number}"
 
 
+def wiki_target(number: int) -> str:
+    """Of a wiki page: what a client asks for."""
+    return f"/wiki/index.php/{title(number)}"
+
+
+def static_target(number: int) -> str:
+    """Of a static file."""
+    return f"/static/{number}.html"
+
+
+def loop_target(iterations: int) -> str:
+    """Of the for-loop page, as the recorded traces have it."""
+    return f"/dummy.php/?n={iterations}"
+
+
 def write_site(folder: Path) -> None:
     """What every Apache serves but the wiki: `dummy.php`, `static/N.html`, a sign of life."""
     (folder / "static").mkdir(parents=True)
@@ -53,12 +68,10 @@ def write_site(folder: Path) -> None:
         (folder / "static" / f"{number}.html").write_text(f"<html><body>{text}</body></html>\n")
 
 
-def write_wiki(folder: Path) -> None:
-    """One file of wikitext a page, named as MediaWiki's importTextFiles.php takes titles."""
-    folder.mkdir(parents=True)
+def wiki_texts() -> dict[str, str]:
+    """Every wiki page's wikitext by its title."""
     rng = random.Random(_SEED + 1)
-    for number in range(COUNT):
-        (folder / f"{title(number)}.txt").write_text(_wikitext(rng))
+    return {title(number): _wikitext(rng) for number in range(COUNT)}
 
 
 def _wikitext(rng: random.Random) -> str:

@@ -77,7 +77,7 @@ def lay_out(topology: Topology, network: IPv4Network) -> Plan:
             Node(server.name, back[_SERVERS + n], server.cores, serving=True)
             for n, server in enumerate(topology.servers)
         ),
-        database=database and Node("database", back[_DATABASE], database.cores),
+        database=(None if database is None else Node("database", back[_DATABASE], database.cores)),
     )
 
 

@@ -60,6 +60,10 @@ class Servers(Section):
             raise ValueError(f"an embedded server has no site {self.site}, only loop")
         return self
 
+    @property
+    def has_wiki(self) -> bool:
+        return self.site.startswith("wiki")
+
 
 class Server(Servers):
     """One of them: `name` is its own, `group` its group's."""
@@ -123,7 +127,8 @@ class Topology(Section):
 
     @property
     def has_wiki(self) -> bool:
-        return any(group.site.startswith("wiki") for group in self.groups)
+        """Whether any of its servers serves the wiki."""
+        return any(group.has_wiki for group in self.groups)
 
     def serving(self, site: Site) -> Topology:
         """The same with that site on every Apache server."""
