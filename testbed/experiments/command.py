@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="SITE=REQUESTS_PER_S",
-        help="what the servers of a lab can do, where load is said as a share of it",
+        help="what a lab's servers can do, instead of measuring it",
     )
     parser.add_argument("--report-only", action="store_true", help="of what is there already")
     parser.add_argument("--out", type=Path, default=Path("report/experiments"), metavar="FOLDER")
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         return EXIT_USAGE
     form: Form = "full" if args.full else "short"
     unwind_on_signals()
-    where = ground(args.on, dict(args.capacity))
+    where = ground(args.on, args.out / args.on, dict(args.capacity))
     return _run_all(console, files, form, where, args.out / args.on, args.report_only)
 
 
@@ -87,7 +87,7 @@ def _run_all(
     report_only: bool,
 ) -> int:
     from testbed.experiments import report
-    from testbed.experiments.season import SeasonError, UnfitError
+    from testbed.experiments.season import UnfitError
     from testbed.experiments.store import Store
     from testbed.experiments.studies import study
     from testbed.lab.driver import LabError
@@ -107,7 +107,7 @@ def _run_all(
                     _say(console, name, progress)
             except UnfitError as error:
                 console.print(f"{name}: left out, {error}", highlight=False)
-            except (ChildError, SeasonError, LabError, TraceError, OSError) as error:
+            except (ChildError, LabError, TraceError, OSError) as error:
                 console.print(f"[bold red]{name}:[/] {error}", highlight=False)
                 status = EXIT_FAILED
         runs = list(store.runs())

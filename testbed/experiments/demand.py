@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 import testbed
 from testbed.experiments.schema import Day, Loop, Trace
+from testbed.lab import pages
 from testbed.load.sizes import Law, draw
 from testbed.load.trace import TraceError, read_trace
 from testbed.load.wikibench import read_wikibench
@@ -24,9 +25,6 @@ from testbed.load.wikibench import read_wikibench
 Floats = NDArray[np.float64]
 
 TRACES = Path(testbed.__file__).parent / "traces"
-
-PAGES = 400
-"""Of the generated wiki, and as many static files."""
 
 RATES_PER_S = (
     796, 761, 687, 683, 691, 713, 697, 617, 519, 424, 377, 359,
@@ -123,8 +121,8 @@ def _poisson(rng: np.random.Generator, rates_per_s: Floats, duration_s: float) -
 
 
 def _popular(count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    weight = np.arange(1, PAGES + 1) ** -POPULARITY
-    return rng.choice(PAGES, size=count, p=weight / weight.sum())
+    weight = np.arange(1, pages.COUNT + 1) ** -POPULARITY
+    return rng.choice(pages.COUNT, size=count, p=weight / weight.sum())
 
 
 def _replay(
@@ -151,7 +149,7 @@ def _identify(query: str, where: str) -> tuple[Page, int]:
             raise TraceError(f"{where}: n is not a number of iterations")
         return Page.LOOP, int(given)
     kind = Page.WIKI if any(mark in query for mark in _WIKI_MARKS) else Page.STATIC
-    return kind, zlib.crc32(query.encode()) % PAGES
+    return kind, zlib.crc32(query.encode()) % pages.COUNT
 
 
 def _demand(

@@ -7,27 +7,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, cast
 
+from testbed.experiments.capacity import Capacities
 from testbed.experiments.season import Ground, embedded_capacity
 from testbed.lab.loopback import LoopbackLab
 from testbed.lab.topology import Site, Topology, find, load_topology
 
 GROUNDS = ("loopback", "namespaces")
 
+_CALIBRATION_S = 10.0
 
-def ground(name: str, capacities: Mapping[str, float]) -> Ground:
-    """One of GROUNDS. capacities: requests a second that the servers can do, by site, of real ones.
 
-    Raises LabError later, where a lab cannot be made.
+def ground(name: str, folder: Path, given: Mapping[str, float]) -> Ground:
+    """One of GROUNDS. What a lab's servers can do is measured once, and kept in `folder`.
+
+    given: requests a second by site, instead of measuring. Raises LabError later, where a lab
+    cannot be made.
     """
     if name == "loopback":
         return Ground(name, lambda topology, _: _named(topology), LoopbackLab, embedded_capacity)
+    capacities = Capacities(folder / "capacity.json", _measured, given)
     return Ground(
         name,
         lambda topology, site: _named(topology).serving(cast(Site, site)),
         _namespaces,
-        lambda topology, site, asked: capacities.get(site),
+        capacities.of,
     )
 
 
@@ -49,3 +55,12 @@ def _namespaces(topology: Topology) -> Iterator[Any]:
     finally:
         if not was_up:
             driver.down(topology.name)
+
+
+def _measured(topology: Topology) -> dict[str, Any]:
+    """The lab's own calibration of its one site."""
+    from testbed.lab.calibrate import calibrate
+
+    with _namespaces(topology) as lab:
+        (found,) = calibrate(lab, _CALIBRATION_S)
+    return found.as_data()

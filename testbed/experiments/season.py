@@ -27,12 +27,8 @@ _SAMPLE_S = 1000.0
 _SAMPLE_PER_S = 100.0
 
 
-class SeasonError(Exception):
-    """The experiment cannot be run as its file says; the message says why."""
-
-
-class UnfitError(SeasonError):
-    """It needs what this ground does not have."""
+class UnfitError(Exception):
+    """The experiment needs what this ground does not have; the message says what."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +36,13 @@ class Ground:
     """Where it is run. open: the lab of a topology.
 
     topology: of a name, its servers having a site. capacity: requests a second that the servers can
-    do of what is asked, None where nobody has measured it.
+    do of what is asked; it may have to measure it first.
     """
 
     kind: str
     topology: Callable[[str, str], Topology]
     open: Callable[[Topology], AbstractContextManager[Any]]
-    capacity: Callable[[Topology, str, Demand], float | None]
+    capacity: Callable[[Topology, str, Demand], float]
 
 
 @dataclass(frozen=True)
@@ -75,20 +71,14 @@ def methods_of(experiment: Experiment, form: Form) -> tuple[str, ...]:
 
 
 def rate_per_s(case: Case, topology: Topology, ground: Ground) -> float:
-    """The case's requests a second; of a day that of hour 0. Raises SeasonError."""
+    """The case's requests a second; of a day that of hour 0."""
     traffic = case.traffic
     if traffic.rate_per_s is not None:
         return traffic.rate_per_s
     assert traffic.load is not None
     # What the capacity is asked for is the kind of request, not its times.
     sample = demand(traffic, _SAMPLE_PER_S, _SAMPLE_S, 0)
-    capacity = ground.capacity(topology, case.site, sample)
-    if capacity is None:
-        raise SeasonError(
-            f"{case.title}: nobody has measured what {topology.name} can do of {case.site}; give "
-            f"rate_per_s, or run: python -m testbed lab calibrate {topology.name}"
-        )
-    return traffic.load * capacity
+    return traffic.load * ground.capacity(topology, case.site, sample)
 
 
 def play_all(
@@ -96,7 +86,7 @@ def play_all(
 ) -> Iterator[Progress]:
     """Every run that is not there yet; those that are come first in their case.
 
-    Raises SeasonError, ChildError, OSError, or TraceError. What was played before stays.
+    Raises UnfitError, LabError, ChildError, OSError, or TraceError. What was played before stays.
     """
     size, methods = size_of(experiment, form), methods_of(experiment, form)
     cases = cases_of(experiment, form)

@@ -6,6 +6,7 @@ Lives here: targets of requests. Never here: when they are sent.
 from __future__ import annotations
 
 from testbed.experiments.demand import Demand, Page
+from testbed.lab import pages
 from testbed.load.arrivals import Plan
 
 ITERATIONS_PER_S = 46e6
@@ -19,13 +20,13 @@ STATIC_S = 0.0002
 
 def for_apache(demand: Demand) -> Plan:
     """Targets of the Apache servers that the lab sets up."""
-    names = {
-        Page.LOOP: "/dummy.php/?n={}",
-        Page.WIKI: "/wiki/index.php/Page_{}",
-        Page.STATIC: "/static/{}.html",
+    target = {
+        Page.LOOP: pages.loop_target,
+        Page.WIKI: pages.wiki_target,
+        Page.STATIC: pages.static_target,
     }
     pairs = zip(demand.page.tolist(), demand.number.tolist(), strict=True)
-    queries = [names[Page(page)].format(number) for page, number in pairs]
+    queries = [target[Page(page)](number) for page, number in pairs]
     return Plan(demand.planned_s, queries, demand.period_s)
 
 
@@ -37,7 +38,7 @@ def for_embedded(demand: Demand, site: str) -> Plan:
         demand.page.tolist(), demand.number.tolist(), demand.factor.tolist(), strict=True
     ):
         if page == Page.LOOP:
-            queries.append(f"/dummy.php/?n={number}")
+            queries.append(pages.loop_target(number))
         else:
             queries.append(f"/?work_us={round(mean_s[Page(page)] * factor * 1e6)}")
     return Plan(demand.planned_s, queries, demand.period_s)

@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testbed.experiments.demand import PAGES, RATES_PER_S, Page, demand, rate_at
+from testbed.experiments.capacity import Capacities
+from testbed.experiments.demand import RATES_PER_S, Page, demand, rate_at
 from testbed.experiments.schema import Day, Loop, Trace
-from testbed.experiments.season import Ground, SeasonError, embedded_capacity, rate_per_s
+from testbed.experiments.season import Ground, embedded_capacity, rate_per_s
 from testbed.experiments.sites import for_apache, for_embedded, mean_work_s
+from testbed.lab import pages
 from testbed.lab.topology import find, load_topology
 from testbed.load.trace import TraceError
 
@@ -41,8 +43,8 @@ def test_a_day_rises_and_falls_as_wikipedia_did():
     wiki = asked.page == Page.WIKI
     assert wiki.mean() == pytest.approx(0.44, abs=0.01)
     assert set(np.unique(asked.page)) == {Page.WIKI, Page.STATIC}
-    counts = np.bincount(asked.number[wiki], minlength=PAGES)
-    assert len(counts) == PAGES
+    counts = np.bincount(asked.number[wiki], minlength=pages.COUNT)
+    assert len(counts) == pages.COUNT
     assert counts[:10].mean() > 3 * counts[-200:].mean()
 
 
@@ -77,7 +79,7 @@ def test_recorded_pages_are_pages_of_ours(tmp_path):
     assert [Page(page) for page in asked.page] == [Page.WIKI, Page.WIKI, Page.STATIC]
     again = demand(traffic, 4.0, 3.0, 1)
     assert again.number[0] == again.number[3]
-    assert all(0 <= number < PAGES for number in again.number)
+    assert all(0 <= number < pages.COUNT for number in again.number)
 
 
 def test_a_loop_without_iterations_is_named(tmp_path):
@@ -108,6 +110,27 @@ def test_a_load_is_a_share_of_what_the_servers_can_do():
     assert rate_per_s(case, topology, ground) == pytest.approx(62.5, rel=0.02)
     fixed = SimpleNamespace(traffic=Loop(kind="loop", rate_per_s=9.0), site="loop", title="fixed")
     assert rate_per_s(fixed, topology, ground) == 9.0
-    unknown = Ground("namespaces", lambda *_: topology, SimpleNamespace, lambda *_: None)
-    with pytest.raises(SeasonError, match="half: nobody has measured"):
-        rate_per_s(case, topology, unknown)
+
+
+def test_what_servers_can_do_of_a_mix_is_measured_page_by_page_and_once(tmp_path):
+    topology = load_topology(find("moderate"))
+    rates = {"loop": 100.0, "static": 4000.0, "wiki-apcu": 70.0}
+    measured = []
+
+    def measure(serving):
+        (site,) = {server.site for server in serving.servers}
+        measured.append(site)
+        return {"rate_per_s": rates[site]}
+
+    path = tmp_path / "out" / "capacity.json"
+    capacities = Capacities(path, measure, {})
+    mix = demand(Day(kind="day", load=0.5), 100.0, 100.0, 1)
+    wiki = float((mix.page == Page.WIKI).mean())
+    expected = 1 / (wiki / 70 + (1 - wiki) / 4000)
+    assert capacities.of(topology, "wiki-apcu", mix) == pytest.approx(expected)
+    loops = demand(Loop(kind="loop", load=0.5, iterations=736_000), 100.0, 100.0, 1)
+    assert capacities.of(topology, "loop", loops) == pytest.approx(50.0, rel=0.03)
+    again = Capacities(path, measure, {"loop": 10.0})
+    assert again.of(topology, "wiki-apcu", mix) == pytest.approx(expected)
+    assert again.of(topology, "loop", loops) == pytest.approx(5.0, rel=0.03)
+    assert measured == ["wiki-apcu", "static", "loop"]

@@ -67,7 +67,7 @@ def test_every_kind_of_method_gets_the_same_requests_and_answers_them(tmp_path):
     loaded, store = schema.load(path), Store(tmp_path / "out")
     runs = {
         progress.kept.method: progress.kept
-        for progress in play_all(loaded, "tiny", "short", store, ground("loopback", {}))
+        for progress in play_all(loaded, "tiny", "short", store, ground("loopback", tmp_path, {}))
     }
     assert list(runs) == methods.split(", ")
     planned = [kept.requests()["planned_s"].to_list() for kept in runs.values()]
@@ -75,7 +75,7 @@ def test_every_kind_of_method_gets_the_same_requests_and_answers_them(tmp_path):
     assert len(planned[0]) > 30
     for method, kept in runs.items():
         _check(method, kept)
-    again = list(play_all(loaded, "tiny", "short", store, ground("loopback", {})))
+    again = list(play_all(loaded, "tiny", "short", store, ground("loopback", tmp_path, {})))
     assert [progress.fresh for progress in again] == [False] * len(runs)
     sections = study("compare").sections(loaded, "tiny", "short", list(store.runs()), tmp_path)
     rows = sections[-1].tables[0].rows
@@ -107,7 +107,7 @@ def test_probes_and_steps_are_seen(tmp_path):
     change = ("truth_hz: 20", "truth_hz: 20\nprobes_hz: [4.0, 20.0]\nkind: probing")
     path = experiment(tmp_path, "agent", change)
     loaded, store = schema.load(path), Store(tmp_path / "out")
-    (progress,) = play_all(loaded, "tiny", "short", store, ground("loopback", {}))
+    (progress,) = play_all(loaded, "tiny", "short", store, ground("loopback", tmp_path, {}))
     probes = progress.kept.table("probes")
     assert set(probes["hz"]) == {4.0, 20.0}
     assert set(probes["server"]) == {"small1", "large1"}
@@ -122,7 +122,15 @@ def test_probes_and_steps_are_seen(tmp_path):
 def test_burners_need_a_cpu_of_their_own(tmp_path):
     path = experiment(tmp_path, "sed", ("take: 0.75", "burn: 2"))
     with pytest.raises(UnfitError, match="the case: burners"):
-        next(play_all(schema.load(path), "tiny", "short", Store(tmp_path), ground("loopback", {})))
+        next(
+            play_all(
+                schema.load(path),
+                "tiny",
+                "short",
+                Store(tmp_path),
+                ground("loopback", tmp_path, {}),
+            )
+        )
 
 
 def test_the_command_names_what_it_cannot_read(tmp_path, capsys):
