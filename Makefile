@@ -14,7 +14,8 @@ EXTRAS ?= [agent,learn]
 LIB := $(PREFIX)/lib/lbd
 UNITS := lbd.service lbd-agent.service lbd.socket
 
-.PHONY: demo test test-slow test-scenarios check bench experiments fuzz docs install uninstall clean
+.PHONY: demo test test-slow test-scenarios testbed-deps testbed-smoke check bench \
+    experiments fuzz docs install uninstall clean
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -42,6 +43,13 @@ test-slow: $(READY)
 
 test-scenarios: $(READY)
 	timeout 1200 $(BIN)/python -m pytest -m scenario tests/scenarios
+
+# Both as root; docs/testbed.md.
+testbed-deps:
+	testbed/lab/deps.sh
+
+testbed-smoke: $(READY)
+	$(BIN)/python -m pytest -m smoke tests/lab
 
 check: $(READY)
 	$(BIN)/ruff check .

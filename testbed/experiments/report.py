@@ -19,7 +19,15 @@ import polars as pl
 
 from testbed.experiments import plots
 from testbed.experiments.beside import LEARNED, Column, columns
-from testbed.experiments.figures import ALL, FIGURES, Row, Window, rows, used_by_server
+from testbed.experiments.figures import (
+    ALL,
+    FIGURES,
+    Row,
+    Window,
+    busy_by_group,
+    rows,
+    used_by_server,
+)
 from testbed.experiments.schema import Case, Experiment, Form
 from testbed.experiments.season import cases_of, methods_of, size_of
 from testbed.experiments.store import Kept
@@ -152,7 +160,7 @@ def _case(
     known = columns()
     wanted = [known[column] for column in case.beside if column in known]
     tables += _beside(wanted, [r for r in found if r.window == found[0].window])
-    tables.append(_used(runs, settle_s, run_s))
+    tables += [_used(runs, settle_s, run_s), _busy(runs, settle_s, run_s)]
     stem = f"{name}-{label}"
     pictures = [
         plots.save(plots.latency(runs, settle_s), folder / f"{stem}-latency.png"),
@@ -244,6 +252,26 @@ def _used(runs: Sequence[Kept], settle_s: float, run_s: float) -> Table:
         lines.append((method, *(f"{mean:.0%}" for mean in means)))
     note = "CPU used over CPU provided, from the servers themselves."
     return Table("Servers", note, ("method", *servers), tuple(lines))
+
+
+def _busy(runs: Sequence[Kept], settle_s: float, run_s: float) -> Table:
+    """How many workers of a server are busy, by group; and the last group's over the first's."""
+    by_method: dict[str, dict[str, list[int]]] = {}
+    for kept in runs:
+        for group, looks in busy_by_group(kept, settle_s, run_s).items():
+            by_method.setdefault(kept.method, {}).setdefault(group, []).extend(looks)
+    groups = list(dict.fromkeys(group for found in by_method.values() for group in found))
+    lines = []
+    for method, found in by_method.items():
+        means = [sum(found[group]) / len(found[group]) for group in groups]
+        ratio = means[-1] / means[0] if means[0] else math.nan
+        lines.append((method, *(f"{mean:.1f}" for mean in means), _plain(ratio)))
+    note = (
+        "Mean over looks and servers of a group. CIKM reports 2.33 for SED with two balancers "
+        "(figure 9), 2.67 and 2.25 with six (figure 10), and about 1 for its learned method."
+    )
+    columns = ("method", *groups, f"{groups[-1]} over {groups[0]}")
+    return Table("Busy workers", note, columns, tuple(lines))
 
 
 def write(

@@ -12,13 +12,15 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from testbed.experiments.sites import ITERATIONS_PER_S
 from testbed.lab.topology import Server, Topology
 from testbed.processes import Child, Children, free_ports
+
+T = TypeVar("T")
 
 READY_S = 20.0
 
@@ -34,6 +36,10 @@ class Machine:
     def popen(self, argv: Sequence[str], **kwargs: Any) -> subprocess.Popen[str]:
         """As `subprocess.Popen`."""
         return subprocess.Popen(argv, **kwargs)
+
+    def call(self, work: Callable[[], T]) -> T:
+        """What `work` returns or raises: every machine has this network."""
+        return work()
 
 
 class EmbeddedServer(Machine):

@@ -149,3 +149,17 @@ def test_a_method_that_cannot_start_leaves_nothing(tmp_path):
         with pytest.raises(ChildError, match="lbd tiny-none ended"):
             standing.wait()
     assert not list(Path("/dev/shm").glob("*tiny-none*"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", ["reading", "decision"])
+def test_the_studies_of_costs_have_a_row_a_way(tmp_path, name):
+    loaded, store = schema.load(schema.find(name)), Store(tmp_path / "out")
+    work = study(loaded.kind)
+    where = ground("loopback", tmp_path, {})
+    (progress,) = work.play(loaded, name, "short", store, where)
+    assert progress.fresh
+    (part,) = work.sections(loaded, name, "short", [progress.kept], tmp_path)
+    assert len(part.tables[0].rows) >= 5
+    assert [p.fresh for p in work.play(loaded, name, "short", store, where)] == [False]
