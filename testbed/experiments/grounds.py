@@ -20,19 +20,29 @@ GROUNDS = ("loopback", "namespaces")
 _CALIBRATION_S = 10.0
 
 
-def ground(name: str, folder: Path, given: Mapping[str, float]) -> Ground:
+def ground(name: str, folder: Path, given: Mapping[str, float], root: Path | None = None) -> Ground:
     """One of GROUNDS. What a lab's servers can do is measured once, and kept in `folder`.
 
-    given: requests a second by site, instead of measuring. Raises LabError later, where a lab
+    given: requests a second by site, instead of measuring. root: where labs are recorded, None for
+    where `python -m testbed lab` has them. Raises LabError later, where a lab
     cannot be made.
     """
     if name == "loopback":
         return Ground(name, lambda topology, _: _named(topology), LoopbackLab, embedded_capacity)
-    capacities = Capacities(folder / "capacity.json", _measured, given)
+
+    def measured(topology: Topology) -> dict[str, Any]:
+        """The lab's own calibration of its one site."""
+        from testbed.lab.calibrate import calibrate
+
+        with _namespaces(topology, root) as lab:
+            (found,) = calibrate(lab, _CALIBRATION_S)
+        return found.as_data()
+
+    capacities = Capacities(folder / "capacity.json", measured, given)
     return Ground(
         name,
         lambda topology, site: _named(topology).serving(cast(Site, site)),
-        _namespaces,
+        lambda topology: _namespaces(topology, root),
         capacities.of,
     )
 
@@ -42,12 +52,12 @@ def _named(name: str) -> Topology:
 
 
 @contextmanager
-def _namespaces(topology: Topology) -> Iterator[Any]:
+def _namespaces(topology: Topology, root: Path | None) -> Iterator[Any]:
     """Up for its block; one that was up before stays up."""
     # Netlink is needed by those who make labs only.
-    from testbed.lab.namespaces import Namespaces
+    from testbed.lab.namespaces import ROOT, Namespaces
 
-    driver = Namespaces()
+    driver = Namespaces(root or ROOT)
     was_up = driver.find(topology.name) is not None
     lab = driver.up(topology)
     try:
@@ -55,12 +65,3 @@ def _namespaces(topology: Topology) -> Iterator[Any]:
     finally:
         if not was_up:
             driver.down(topology.name)
-
-
-def _measured(topology: Topology) -> dict[str, Any]:
-    """The lab's own calibration of its one site."""
-    from testbed.lab.calibrate import calibrate
-
-    with _namespaces(topology) as lab:
-        (found,) = calibrate(lab, _CALIBRATION_S)
-    return found.as_data()
