@@ -68,7 +68,8 @@ def run(args: argparse.Namespace) -> int:
     form: Form = "full" if args.full else "short"
     unwind_on_signals()
     where = ground(args.on, args.out / args.on, dict(args.capacity))
-    return _run_all(console, files, form, where, args.out / args.on, args.report_only)
+    with where:
+        return _run_all(console, files, form, where, args.out / args.on, args.report_only)
 
 
 def _capacity(text: str) -> tuple[str, float]:
@@ -97,22 +98,23 @@ def _run_all(
     folder = out / form
     began_s = time.monotonic()
     status = 0
-    parts = []
-    for name, experiment in files.items():
-        store = Store(folder / name)
-        work = study(experiment.kind)
-        if not report_only:
+    if not report_only:
+        for name in sorted(files, key=lambda name: _machines(files[name])):
+            experiment = files[name]
             try:
-                for progress in work.play(experiment, name, form, store, ground):
+                work = study(experiment.kind)
+                for progress in work.play(experiment, name, form, Store(folder / name), ground):
                     _say(console, name, progress)
             except UnfitError as error:
                 console.print(f"{name}: left out, {error}", highlight=False)
             except (ChildError, LabError, TraceError, OSError) as error:
                 console.print(f"[bold red]{name}:[/] {error}", highlight=False)
                 status = EXIT_FAILED
-        runs = list(store.runs())
+    parts = []
+    for name, experiment in files.items():
+        runs = list(Store(folder / name).runs())
         if runs:
-            sections = work.sections(experiment, name, form, runs, folder)
+            sections = study(experiment.kind).sections(experiment, name, form, runs, folder)
             parts.append((experiment.title, experiment.about, sections))
             (folder / f"{name}.json").write_text(report.manifest(experiment, form, runs))
     minutes = (time.monotonic() - began_s) / 60
@@ -120,6 +122,12 @@ def _run_all(
     page = report.write(folder, "Experiments", parts, about)
     console.print(f"report: {page}")
     return status
+
+
+def _machines(experiment: Experiment) -> tuple[str, str]:
+    """One experiment after another on the same machines: making them takes a while."""
+    sites = [case.site for case in experiment.cases.values()]
+    return experiment.topology, sites[0] if sites else ""
 
 
 def _say(console: Console, name: str, progress: Progress) -> None:

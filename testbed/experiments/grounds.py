@@ -34,17 +34,17 @@ def ground(name: str, folder: Path, given: Mapping[str, float], root: Path | Non
         """The lab's own calibration of its one site."""
         from testbed.lab.calibrate import calibrate
 
-        with _namespaces(topology, root) as lab:
-            (found,) = calibrate(lab, _CALIBRATION_S)
+        (found,) = calibrate(place.open(topology), _CALIBRATION_S)
         return found.as_data()
 
     capacities = Capacities(folder / "capacity.json", measured, given)
-    return Ground(
+    place = Ground(
         name,
         lambda topology, site: _named(topology).serving(cast(Site, site)),
         lambda topology: _namespaces(topology, root),
         capacities.of,
     )
+    return place
 
 
 def _named(name: str) -> Topology:

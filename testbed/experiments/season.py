@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
 from testbed.experiments import sites
@@ -31,18 +32,49 @@ class UnfitError(Exception):
     """The experiment needs what this ground does not have; the message says what."""
 
 
-@dataclass(frozen=True)
 class Ground:
-    """Where it is run. open: the lab of a topology.
+    """Where it is run; a context manager. The last lab stays open until another one is asked for.
 
     topology: of a name, its servers having a site. capacity: requests a second that the servers can
     do of what is asked; it may have to measure it first.
     """
 
-    kind: str
-    topology: Callable[[str, str], Topology]
-    open: Callable[[Topology], AbstractContextManager[Any]]
-    capacity: Callable[[Topology, str, Demand], float]
+    def __init__(
+        self,
+        kind: str,
+        topology: Callable[[str, str], Topology],
+        lab: Callable[[Topology], AbstractContextManager[Any]],
+        capacity: Callable[[Topology, str, Demand], float],
+    ) -> None:
+        self.kind = kind
+        self.topology = topology
+        self.capacity = capacity
+        self._lab = lab
+        self._open: tuple[Topology, Any] | None = None
+        self._exit = ExitStack()
+
+    def open(self, topology: Topology) -> Any:
+        """Its lab. Raises LabError or ChildError."""
+        if self._open is None or self._open[0] != topology:
+            self.close()
+            self._open = (topology, self._exit.enter_context(self._lab(topology)))
+        return self._open[1]
+
+    def close(self) -> None:
+        """Remove the lab, if one is open."""
+        self._open = None
+        self._exit.close()
+
+    def __enter__(self) -> Ground:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
 
 
 @dataclass(frozen=True)
@@ -109,12 +141,10 @@ def play_all(
             else:
                 left -= 1
                 yield Progress(kept, False, left)
-        if not missing:
-            continue
-        with ground.open(topology) as lab:
-            for run in missing:
-                left -= 1
-                yield Progress(_play(lab, experiment, case, size, rate, run, store), True, left)
+        for run in missing:
+            left -= 1
+            lab = ground.open(topology)
+            yield Progress(_play(lab, experiment, case, size, rate, run, store), True, left)
 
 
 def _turned(methods: tuple[str, ...], number: int) -> tuple[str, ...]:

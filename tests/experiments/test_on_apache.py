@@ -49,10 +49,10 @@ def test_methods_on_apache(tmp_path: Path):
     path = tmp_path / "on-apache.yaml"
     path.write_text(FILE % {"folder": tmp_path, "methods": ", ".join(methods)})
     with driver() as made:
-        where = ground("namespaces", tmp_path, {}, made.root)
-        played = list(
-            play_all(schema.load(path), "on-apache", "short", Store(tmp_path / "out"), where)
-        )
+        with ground("namespaces", tmp_path, {}, made.root) as where:
+            played = list(
+                play_all(schema.load(path), "on-apache", "short", Store(tmp_path / "out"), where)
+            )
         # The lab was there for its case only.
         assert made.labs() == {}
     assert [progress.kept.method for progress in played] == methods
