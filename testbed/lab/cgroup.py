@@ -26,6 +26,12 @@ _END_S = 10.0
 _POLL_S = 0.005
 
 
+def quota(cores: float) -> tuple[int, int]:
+    """CPU time in a period, and the period, us: more than 20 ms where the kernel needs that."""
+    period_us = max(PERIOD_US, round(QUOTA_MIN_US / cores))
+    return max(QUOTA_MIN_US, round(cores * period_us)), period_us
+
+
 @dataclass(frozen=True)
 class Hierarchy:
     """Where groups are made: version 2's one tree, or version 1's of `cpu` and of `cpuacct`."""
@@ -96,18 +102,11 @@ class Group:
             folder.mkdir()
 
     def set_cores(self, cores: float | None) -> None:
-        """At most `cores` CPU time over wall time for all that is inside; None: no limit.
-
-        In each period of 20 ms, of more where the quota would be below what the kernel takes.
-        """
-        period_us = PERIOD_US
-        quota_us = -1
-        if cores is not None:
-            period_us = max(PERIOD_US, round(QUOTA_MIN_US / cores))
-            quota_us = max(QUOTA_MIN_US, round(cores * period_us))
+        """At most `cores` CPU time over wall time for all that is inside; None: no limit."""
+        quota_us, period_us = (-1, PERIOD_US) if cores is None else quota(cores)
         if self.version == 2:
-            quota = "max" if cores is None else quota_us
-            (self.folders[0] / "cpu.max").write_text(f"{quota} {period_us}")
+            most = "max" if cores is None else quota_us
+            (self.folders[0] / "cpu.max").write_text(f"{most} {period_us}")
         else:
             # The old quota may be too small or too large for the new period, not so none at all.
             (self.folders[0] / "cpu.cfs_quota_us").write_text("-1")

@@ -34,6 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_topology(calibrate)
     calibrate.add_argument("--seconds", type=float, default=8.0, help="for each site")
     calibrate.add_argument("--save", type=Path, metavar="FILE.json", help="write the figures")
+    render = actions.add_parser("render", help="write it as containers or as virtual machines")
+    _add_topology(render)
+    render.add_argument("--as", dest="kind", choices=["compose", "libvirt"], required=True)
+    render.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="new, or empty")
     for action in actions.choices.values():
         action.add_argument(
             "--root", type=Path, help="where labs are recorded (default: /run/lbd-lab)"
@@ -72,7 +76,27 @@ def _run(args: argparse.Namespace) -> int:
             _status(driver)
         case "calibrate":
             return _calibrate(driver, _topology(args), args.seconds, args.save)
+        case "render":
+            _render(_topology(args), args.kind, args.to)
     return 0
+
+
+def _render(topology: Topology, kind: str, to: Path) -> None:
+    from testbed.lab import compose, libvirt, network, plan
+
+    if to.exists() and any(to.iterdir()):
+        raise LabError(f"{to} is not empty")
+    free = plan.free_network(network.networks_here())
+    if free is None:
+        raise LabError(f"no network of {plan.POOL} is free here")
+    layout = plan.lay_out(topology, free)
+    match kind:
+        case "compose":
+            compose.render(to, topology, layout)
+            print(f"docker compose -f {to}/compose.yaml up --build")
+        case "libvirt":
+            libvirt.render(to, topology, layout)
+            print(f"{to}/up; {to}/down")
 
 
 def _calibrate(driver: Namespaces, topology: Topology, seconds: float, save: Path | None) -> int:

@@ -95,13 +95,17 @@ def original(cache: Path = CACHE) -> Path:
     return found
 
 
-def copy(folder: Path, cache: Path = CACHE) -> None:
-    """What the lab's database and servers need of it: `mysql`, `messages`, the settings."""
+def copy(folder: Path, cache: Path = CACHE, seen_at: Path | None = None) -> None:
+    """What a lab's database and servers need of it: `mysql`, `messages`, the settings.
+
+    seen_at: where servers find the folder, if not where it is.
+    """
     source = original(cache)
     # Data of mostly empty files: without reflinks they stay sparse at least.
     argv = ["cp", "--archive", "--sparse=always", "--reflink=auto"]
     _run([*argv, str(source / "mysql"), str(source / "messages"), str(folder)], {})
-    settings_file(folder).write_text(_settings(folder / "messages"))
+    settings_file(folder).write_text(_settings((seen_at or folder) / "messages"))
+    # Caches are of pages since then: the settings' age says nothing about them.
     os.utime(settings_file(folder), (0, 0))
 
 
