@@ -9,19 +9,31 @@ import argparse
 import logging
 import sys
 
+from agent.commands import UnknownCommandError, find
 from agent.learn.checkpoint import CheckpointError
 from agent.live import run
-from config.exit_codes import EXIT_CONFIG, EXIT_OK, EXIT_RUNTIME
+from config.exit_codes import EXIT_CONFIG, EXIT_OK, EXIT_RUNTIME, EXIT_USAGE
 from config.load import ConfigError, load
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit codes: 0 stopped in order, 1 runtime error, 2 usage, 78 configuration."""
+    """Exit codes: 0 stopped in order, 1 runtime error, 2 usage, 78 configuration.
+
+    A first argument that is no option names a command of another package (`agent.commands`).
+    """
+    given = sys.argv[1:] if argv is None else argv
+    if given and not given[0].startswith("-"):
+        try:
+            command = find(given[0])
+        except UnknownCommandError as error:
+            print(f"lbd-agent: {error}", file=sys.stderr)
+            return EXIT_USAGE
+        return command(given[1:])
     parser = argparse.ArgumentParser(
         prog="lbd-agent", description="Sets the weights of a running lbd through shared memory."
     )
     parser.add_argument("--config", required=True, metavar="FILE", help="the daemon's own file")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(given)
     try:
         config = load(arguments.config)
     except ConfigError as error:

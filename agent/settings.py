@@ -41,6 +41,7 @@ class PolicySettings:
     offset_ratio: b, which dispatch adds to q, is within 1 / offset_ratio and offset_ratio; 1 makes
     it 1, the rule without one.
     decoding: 'continuous', or 'levels' for the published set {1.0, 1.2 … 2.0}.
+    recurrent: False holds the hidden state at zero: a policy without memory.
     noise_correlation: of exploration from one step to the next; the noise stays N(0, 1) at every
     step, but a push that lasts a second or two moves the queues, white noise averages out.
     """
@@ -50,6 +51,7 @@ class PolicySettings:
     offset_ratio: float = 8.0
     base: Base = "latency"
     decoding: Decoding = "continuous"
+    recurrent: bool = True
     noise_correlation: float = 0.85
 
     def __post_init__(self) -> None:
@@ -73,6 +75,8 @@ class LearnSettings:
     train_steps and burn_in_steps make up a chunk. updates_per_step: gradient updates for each step
     received. target_entropy is per backend: -|A| of the papers, with |A| = 1 a backend.
     replay_steps and max_backends bound the replay; both limits have counters.
+    recurrent: False starts every network's memory from zero at every step, as a policy's that is
+    not. actor_after_updates: until then the actor stays as it is, and only the critics learn of it.
     """
 
     seed: int = 0
@@ -92,6 +96,8 @@ class LearnSettings:
     replay_steps: int = 4096
     max_backends: int = 64
     min_steps: int = 40
+    recurrent: bool = True
+    actor_after_updates: int = 0
 
     def __post_init__(self) -> None:
         for name in ("train_steps", "batch_chunks", "replay_steps", "max_backends", "min_steps"):
@@ -102,6 +108,7 @@ class LearnSettings:
         for name in ("actor_lr", "critic_lr", "temperature_lr", "initial_temperature"):
             _require(getattr(self, name) > 0.0, f"{name} must be positive")
         _require(self.updates_per_step >= 0.0, "updates_per_step must not be negative")
+        _require(self.actor_after_updates >= 0, "actor_after_updates must not be negative")
         _require(
             self.replay_steps > self.chunk_steps, "replay_steps must exceed burn_in + train steps"
         )

@@ -97,7 +97,8 @@ class Policy:
         else:
             self._noise = self._aligned(identity, self._noise)
             u = np.tanh(mean)
-        self._identity, self._hidden = identity, after
+        self._identity = identity
+        self._hidden = after if self._settings.recurrent else np.zeros_like(after)
         entropy = float(log_std.mean()) + _UNIT_ENTROPY_NATS
         return self._action(u, observation, hidden, entropy)
 

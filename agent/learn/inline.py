@@ -16,27 +16,30 @@ from agent.steps import Step
 
 
 class InlineLearner:
-    """Updates `updates_per_step` times for each step pushed; hands out parameters after each."""
+    """Updates `updates_per_step` times for each step pushed; hands out parameters after updates.
 
-    def __init__(self, settings: LearnSettings) -> None:
-        self.learner = Learner(settings, Replay(settings.replay_steps, settings.max_backends))
+    Of several balancers each has a port with a replay of its own; given one `learner` they share
+    its parameters ([MPG] Alg. 2 gives each its own).
+    """
+
+    def __init__(self, settings: LearnSettings, learner: Learner | None = None) -> None:
+        self.replay = Replay(settings.replay_steps, settings.max_backends)
+        self.learner = learner or Learner(settings, self.replay)
         self.losses: Losses | None = None
         self._owed = 0.0
-        self._fresh = False
+        self._polled = self.learner.updates
 
     def push(self, step: Step) -> bool:
-        if not self.learner.replay.add(step):
+        if not self.replay.add(step):
             return False
         self._owed += self.learner.settings.updates_per_step
         due = int(self._owed)
         self._owed -= due
-        losses = self.learner.update(due)
-        self._fresh = losses is not None
-        self.losses = losses or self.losses
+        self.losses = self.learner.update(due, self.replay) or self.losses
         return True
 
     def poll(self) -> dict[str, NDArray[np.float32]] | None:
-        if not self._fresh:
+        if self.learner.updates == self._polled:
             return None
-        self._fresh = False
+        self._polled = self.learner.updates
         return self.learner.actor_arrays()

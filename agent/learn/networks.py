@@ -59,6 +59,16 @@ class Memory(nn.Module):
         )
         return x + out.reshape(x.shape), last.reshape(chunks, count, HIDDEN)
 
+    def at_once(self, features: Tensor, service: Tensor, mask: Tensor) -> Tensor:
+        """What `remember` gives if memory is zero before every step, (T, B, N, H)."""
+        steps = features.shape[0]
+        rows = mask.repeat(steps, 1)  # (T * B, N)
+        hidden = torch.zeros(*rows.shape, HIDDEN)
+        out, _ = self.remember(
+            features.flatten(0, 1)[None], service.flatten(0, 1)[None], rows, hidden
+        )
+        return out.reshape(steps, *mask.shape, HIDDEN)
+
 
 class Actor(Memory):
     """Gaussian policy a backend, before the tanh. Parameter names are those of the numpy actor."""

@@ -77,13 +77,17 @@ class Learner:
         self.reward_mean = 0.0
         self.updates = 0
 
-    def update(self, count: int) -> Losses | None:
-        """`count` gradient updates from the replay; None if it holds too little, else the last."""
+    def update(self, count: int, replay: Replay | None = None) -> Losses | None:
+        """`count` gradient updates; None if the replay holds too little, else the last.
+
+        replay: of one of several balancers that share the learner; its own by default.
+        """
+        replay = self.replay if replay is None else replay
         losses: Losses | None = None
         for _ in range(count):
             batch = None
-            if len(self.replay) >= self.settings.min_steps:
-                batch = self.replay.sample(
+            if len(replay) >= self.settings.min_steps:
+                batch = replay.sample(
                     self.settings.batch_chunks, self.settings.chunk_steps, self.rng
                 )
             if batch is None:
@@ -102,9 +106,9 @@ class Learner:
         critic_loss = self.critic_loss(chunk, u, log_pi)
         self._descend("critics", critic_loss)
         actor_loss, q = self.actor_loss(chunk, mean, u, log_pi)
-        self._descend("actor", actor_loss)
-        temperature_loss = self.temperature_loss(chunk, log_pi)
-        self._descend("temperature", temperature_loss)
+        if self.updates >= self.settings.actor_after_updates:
+            self._descend("actor", actor_loss)
+            self._descend("temperature", self.temperature_loss(chunk, log_pi))
         self._follow()
         self.updates += 1
         return Losses(
@@ -124,6 +128,8 @@ class Learner:
         burn = self.settings.burn_in_steps
 
         def run(network: Memory, hidden: Tensor) -> Tensor:
+            if not self.settings.recurrent:
+                return network.at_once(features[burn:], service[burn:], mask)
             if burn:
                 with torch.no_grad():
                     _, hidden = network.remember(features[:burn], service[:burn], mask, hidden)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +17,22 @@ if TYPE_CHECKING:
     from testbed.stats import Interval
 
 FIGURES = ("fig2a", "fig2b", "table3")
+LEARNED = "learned"
+"""Only on demand: it trains for many minutes, and needs torch."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the subcommand's flags."""
-    parser.add_argument("only", nargs="*", choices=[[], *FIGURES], help="default: all")
+    parser.add_argument("only", nargs="*", choices=[[], *FIGURES, LEARNED], help="default: figures")
     parser.add_argument("--seeds", type=int, default=200, help="episodes a case, from seed 0")
     parser.add_argument("--report", type=Path, default=Path("report/papers"), metavar="FOLDER")
+    learned = parser.add_argument_group(LEARNED, "Table 3's learned rows, trained anew")
+    learned.add_argument("--trainings", type=int, default=3, help="of each agent, by seed")
+    learned.add_argument("--episodes", type=int, default=500, help="of a training, at most")
+    learned.add_argument("--application", help="only one, by its name in the table")
+    learned.add_argument(
+        "--minutes", type=float, default=120.0, help="of CPU time, for all trainings"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -33,7 +43,12 @@ def run(args: argparse.Namespace) -> int:
         raise SystemExit("--seeds: an interval needs 2 at least")
     console = Console()
     args.report.mkdir(parents=True, exist_ok=True)
-    show = {"fig2a": _fig2a, "fig2b": _fig2b, "table3": _table3}
+    show = {
+        "fig2a": _fig2a,
+        "fig2b": _fig2b,
+        "table3": _table3,
+        LEARNED: partial(_learned, args),
+    }
     path = args.report / "results.json"
     results = json.loads(path.read_text()) if path.exists() else {}
     for name in args.only or FIGURES:
@@ -115,6 +130,40 @@ def _table3(seeds: int, report: Path, console: Console) -> list[dict[str, Any]]:
     return rows
 
 
+def _learned(
+    args: argparse.Namespace, seeds: int, report: Path, console: Console
+) -> list[dict[str, Any]]:
+    from testbed.papers import learned
+    from testbed.papers.table3 import CPU_S
+
+    if args.application not in (None, *CPU_S):
+        raise SystemExit(f"--application: none is {args.application!r}; known: {', '.join(CPU_S)}")
+    found = learned.run(
+        seeds,
+        args.trainings,
+        args.episodes,
+        args.minutes,
+        [args.application] if args.application else list(CPU_S),
+    )
+    rows: list[dict[str, Any]] = []
+    for row in found:
+        rows.append(
+            {
+                "application": row.application,
+                "policy": row.policy,
+                "mean s": row.mean_s,
+                "to the oracle": row.ratio.estimate,
+                "ratio's 95%": f"{row.ratio.low:.2f} to {row.ratio.high:.2f}",
+                "by training": ", ".join(f"{ratio:.2f}" for ratio in row.seeds_ratio),
+                "episodes": str(row.episodes),
+            }
+        )
+        # Training takes minutes a row: what there is is shown as it comes.
+        console.print(*_cells(rows[-1]), sep="; ")
+    _print(console, f"Table 3, learned; the paper has {learned.EPISODES} episodes", rows)
+    return rows
+
+
 def _half(interval: Interval) -> float:
     return (interval.high - interval.low) / 2
 
@@ -126,5 +175,9 @@ def _print(console: Console, title: str, rows: list[dict[str, Any]]) -> None:
     for column, value in rows[0].items():
         shown.add_column(column, justify="left" if isinstance(value, str) else "right")
     for row in rows:
-        shown.add_row(*(v if isinstance(v, str) else f"{v:.3f}" for v in row.values()))
+        shown.add_row(*_cells(row))
     console.print(shown)
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    return [v if isinstance(v, str) else f"{v:.3f}" for v in row.values()]

@@ -134,10 +134,7 @@ class KalmanWeights:
 
 
 class AgentWeights:
-    """The agent of the live system, on snapshots of the simulated balancer.
-
-    late_s: from the snapshot to its weights in force, at most a period.
-    """
+    """The agent of the live system, on snapshots of the simulated balancer."""
 
     def __init__(self, agent: Agent, period_s: float = 0.25) -> None:
         self.period_s = period_s
@@ -149,12 +146,18 @@ class AgentWeights:
             world.set_weights(balancer, decision.identity, decision.weights, decision.offset)
 
 
-def agent_rule(name: str, parameters: Parameters, policy: PolicySettings | None = None) -> Rule:
+def agent_rule(
+    name: str,
+    parameters: Parameters,
+    policy: PolicySettings | None = None,
+    period_s: float = 0.25,
+) -> Rule:
     """Shortest expected delay with the weights of a frozen agent a balancer."""
 
     def make(world: World, balancer: int, seed: int) -> Controller:
         settings = policy or PolicySettings()
-        return AgentWeights(Agent(AgentSettings(mode="frozen"), Policy(settings, parameters)))
+        agent = Agent(AgentSettings(mode="frozen"), Policy(settings, parameters))
+        return AgentWeights(agent, period_s)
 
     return Rule(name, dispatch.SED, controller=make)
 
@@ -171,6 +174,7 @@ _PLAIN = {
     "least_time": Rule("least_time", dispatch.LEAST_TIME, memory_flows=20.0),
     "hcl": Rule("hcl", dispatch.HCL, memory_flows=20.0),
     "maglev": Rule("maglev", dispatch.MAGLEV, "configured"),
+    "source_hash": Rule("source_hash", dispatch.SOURCE_HASH, "configured"),
     "wcmp-true": Rule("wcmp-true", dispatch.WCMP, "true"),
     "sed-true": Rule("sed-true", dispatch.SED, "true"),
     "sed-global": Rule("sed-global", dispatch.GLOBAL_SED),

@@ -2,5 +2,6 @@
 
 Reading order: `distribution` (what to train on), `tables` (what a privileged search finds best),
 `rollouts` (what the agent sees meanwhile), `imitate` (a network that does the best by what it
-sees), `refine` (soft actor-critic from there), `validate` (how good it is), `command`.
+sees), `practice` and `refine` (soft actor-critic from there), `validate` (how good it is),
+`command`; beside them `ablate` (what each part is worth).
 """

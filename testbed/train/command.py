@@ -1,4 +1,5 @@
-"""`python -m testbed train`: the recipe of the shipped policy, from nothing to a checkpoint.
+"""`python -m testbed train`, also `python -m agent train`: the recipe of the shipped policy, from
+nothing to a checkpoint.
 
 Lives here: the order of the stages, what is kept of each so that a cut run goes on. Never here: a
 stage's work.
@@ -10,7 +11,7 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -26,6 +27,7 @@ from safetensors.numpy import load_file, save_file
 from agent.act.network import fresh_parameters
 from agent.learn import checkpoint
 from agent.trust import Envelope
+from testbed.train import refine as refining
 from testbed.train.distribution import scenario
 from testbed.train.imitate import Example, Settings, train
 from testbed.train.rollouts import Sequence as Seen
@@ -40,7 +42,11 @@ VALIDATION_FROM = 100_000
 
 
 class Recipe(BaseModel):
-    """What `--config` holds. rounds: of imitation; each sees what the last one's policy saw."""
+    """What `--config` holds. rounds: of imitation; each sees what the last one's policy saw.
+
+    begin: a checkpoint to begin from; null means fresh parameters. refine: soft actor-critic from
+    the best round, or from `begin` if there are no rounds; null leaves it out.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -49,6 +55,8 @@ class Recipe(BaseModel):
     table_seeds: int = 2
     rounds: int = 3
     imitate: Settings = Settings()
+    begin: Path | None = None
+    refine: refining.Settings | None = None
     seed: int = 0
 
 
@@ -64,11 +72,22 @@ class Store:
     def actor(self, round_number: int) -> Path:
         return self.folder / f"round-{round_number}.safetensors"
 
+    @property
+    def refined(self) -> Path:
+        return self.folder / "refine.safetensors"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, required=True, help="the recipe, a YAML file")
     parser.add_argument("--out", type=Path, default=Path("report/train"))
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
+
+
+def main(argv: Sequence[str]) -> int:
+    """As a command of `python -m agent`, where an entry point names it."""
+    parser = argparse.ArgumentParser(prog="lbd-agent train", description=__doc__.split("\n\n")[0])
+    add_arguments(parser)
+    return run(parser.parse_args(argv))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -77,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     (args.out / "tables").mkdir(parents=True, exist_ok=True)
     started_s = time.monotonic()
     with ProcessPoolExecutor(args.jobs) as executor:
-        tables = find_tables(recipe, store, executor)
+        tables = find_tables(recipe, store, executor) if recipe.rounds else {}
         numbers = range(VALIDATION_FROM, VALIDATION_FROM + recipe.validation)
         scores = {spec: score(spec, numbers, executor) for spec in ("ewma", "ewma:1500")}
         for name, found in scores.items():
@@ -85,17 +104,26 @@ def run(args: argparse.Namespace) -> int:
         seen: list[Example] = []
         parameters: dict[str, Float32] | None = None
         for number in range(recipe.rounds):
-            seen += roll(recipe, tables, parameters, number, executor)
+            looks = look(recipe, tables, parameters, number, executor)
+            seen += [Example(part, tables[of]) for of, parts in looks.items() for part in parts]
             parameters = imitate(recipe, store, seen, parameters, number)
             found = score(parameters, numbers, executor)
             scores[f"round-{number}"] = found
             print(f"round {number}: {found.log_cost:+.4f} +- {found.error:.4f}", flush=True)
-    best = min(range(recipe.rounds), key=lambda number: scores[f"round-{number}"].log_cost)
+        best = min(range(recipe.rounds), key=lambda n: scores[f"round-{n}"].log_cost, default=None)
+        chosen = first_parameters(recipe) if best is None else load_file(store.actor(best))
+        if recipe.refine is not None:
+            outcome = practise(recipe, recipe.refine, store, chosen, numbers, executor)
+            chosen = outcome.parameters
+            scores |= {f"refine-{episode}": found for episode, found in outcome.scores.items()}
+        trained = [example.seen for example in seen]
+        if not trained:
+            looks = look(recipe, range(recipe.scenarios), chosen, 0, executor)
+            trained = [part for parts in looks.values() for part in parts]
     card = describe(recipe, scores, best, time.monotonic() - started_s)
-    trained = envelope([example.seen for example in seen]).document()
-    arrays = {f"actor.{name}": array for name, array in load_file(store.actor(best)).items()}
+    arrays = {f"actor.{name}": array for name, array in chosen.items()}
     checkpoint.save(
-        checkpoint.Saved(arrays, {"card": card, "trained": trained}),
+        checkpoint.Saved(arrays, {"card": card, "trained": envelope(trained).document()}),
         args.out / "policy.safetensors",
     )
     (args.out / "card.json").write_text(json.dumps(card, indent=2) + "\n")
@@ -123,28 +151,23 @@ def _search_and_keep(store: Store, seeds: int, number: int) -> None:
     part.rename(path)
 
 
-def roll(
+def look(
     recipe: Recipe,
-    tables: dict[int, Table],
+    numbers: Collection[int],
     parameters: dict[str, Float32] | None,
     round_number: int,
     executor: Executor,
-) -> list[Example]:
-    """What agents see in the training scenarios: at first under constants drawn at random, later
-    under the policy as it is."""
-    work = partial(_roll_one, recipe.seed, round_number, parameters)
-    found: list[Example] = []
-    numbers = sorted(tables)
-    for number, sequences in zip(
-        numbers, track(executor.map(work, numbers), "rollouts", total=len(numbers)), strict=True
-    ):
-        found += [Example(sequence, tables[number]) for sequence in sequences]
-    return found
+) -> dict[int, list[Seen]]:
+    """What agents see in the training scenarios, by number: at first under constants drawn at
+    random, later under the policy as it is."""
+    work = partial(_look_at, recipe.seed, round_number, parameters)
+    found = track(executor.map(work, numbers), "rollouts", total=len(numbers))
+    return dict(zip(numbers, found, strict=True))
 
 
-def _roll_one(
+def _look_at(
     seed: int, round_number: int, parameters: dict[str, Float32] | None, number: int
-) -> list:  # type: ignore[type-arg]
+) -> list[Seen]:
     rng = np.random.default_rng([seed, round_number, number])
     if parameters is None:
         parameters = holding(float(rng.uniform(-0.5, 0.9)), float(rng.uniform(-1.0, 1.0)))
@@ -163,7 +186,7 @@ def imitate(
     if path.exists():
         return load_file(path)
     losses: list[float] = []
-    begin = parameters or fresh_parameters(recipe.seed)
+    begin = parameters or first_parameters(recipe)
 
     def report(update: int, loss: float) -> None:
         losses.append(loss)
@@ -173,6 +196,31 @@ def imitate(
     found = train(examples, recipe.imitate, begin, report)
     save_file(found, path)
     return found
+
+
+def first_parameters(recipe: Recipe) -> dict[str, Float32]:
+    """Of the recipe's own file, or fresh ones."""
+    if recipe.begin is None:
+        return fresh_parameters(recipe.seed)
+    return checkpoint.actor_of(checkpoint.load(recipe.begin), str(recipe.begin))
+
+
+def practise(
+    recipe: Recipe,
+    settings: refining.Settings,
+    store: Store,
+    begin: dict[str, Float32],
+    numbers: Sequence[int],
+    executor: Executor,
+) -> refining.Outcome:
+    """Soft actor-critic from `begin`, watched on the screen and by TensorBoard."""
+
+    def judge(parameters: refining.Parameters) -> Score:
+        return score(parameters, numbers, executor)
+
+    scenarios = {number: scenario(number) for number in range(recipe.scenarios)}
+    with refining.Board(store.folder / "tensorboard") as board:
+        return refining.refine(scenarios, begin, settings, store.refined, judge, board.show)
 
 
 def envelope(seen: Sequence[Seen], tail: float = 0.001) -> Envelope:
@@ -185,7 +233,7 @@ def envelope(seen: Sequence[Seen], tail: float = 0.001) -> Envelope:
 
 
 def describe(
-    recipe: Recipe, scores: dict[str, Score], best: int, took_s: float
+    recipe: Recipe, scores: dict[str, Score], best: int | None, took_s: float
 ) -> dict[str, object]:
     """What led to the policy and what validation said: it is written into the policy's header."""
     return {

@@ -38,7 +38,8 @@ class Settings:
     """updates of batch sequences of `steps` steps; the first `warm` of them are not judged.
 
     lr falls to a tenth by a cosine. away: weight of the factor's part that no kappa explains.
-    steady: weight of the change of the actions from step to step.
+    steady: weight of the change of the actions from step to step. recurrent: False trains for a
+    policy whose memory is held at zero.
     """
 
     updates: int = 1500
@@ -48,6 +49,7 @@ class Settings:
     lr: float = 1e-3
     away: float = 0.02
     steady: float = 0.02
+    recurrent: bool = True
     seed: int = 0
 
 
@@ -92,8 +94,11 @@ def train(
 
 def judge(actor: Actor, batch: Batch, settings: Settings) -> Tensor:
     """The mean loss of a batch."""
-    hidden = torch.zeros(*batch.mask.shape, HIDDEN)
-    memory, _ = actor.remember(batch.features, batch.service, batch.mask, hidden)
+    if settings.recurrent:
+        hidden = torch.zeros(*batch.mask.shape, HIDDEN)
+        memory, _ = actor.remember(batch.features, batch.service, batch.mask, hidden)
+    else:
+        memory = actor.at_once(batch.features, batch.service, batch.mask)
     mean, _ = actor.decide(memory[settings.warm :])
     u = torch.tanh(mean)  # (T, B, N, A)
     share = batch.mask / batch.mask.sum(-1, keepdim=True)  # (B, N)

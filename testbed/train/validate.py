@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.sim.policies import REFERENCE, agent_rule, rule
+from testbed.sim.policies import REFERENCE, Rule, agent_rule, rule
 from testbed.sim.run import simulate
 from testbed.sim.workload import draw_workload
 from testbed.train.distribution import scenario
@@ -31,9 +31,12 @@ class Score:
     error: float
 
 
-def costs(spec: str | Mapping[str, Float32], number: int) -> float:
-    """Log cost over the reference's in one validation scenario; a rule's name, or parameters."""
-    chosen = rule(spec) if isinstance(spec, str) else agent_rule("candidate", spec)
+def costs(spec: str | Rule | Mapping[str, Float32], number: int) -> float:
+    """Log cost over the reference's in one validation scenario; a rule, its name, or parameters."""
+    if isinstance(spec, Mapping):
+        chosen = agent_rule("candidate", spec)
+    else:
+        chosen = rule(spec) if isinstance(spec, str) else spec
     where = scenario(number)
     flows = draw_workload(where, number)
     reference = cost(simulate(where, rule(REFERENCE), number, flows))

@@ -55,6 +55,15 @@ def test_memory_belongs_to_an_identity():
     assert not again.hidden[1].any(), "a backend that went and came back starts anew"
 
 
+def test_without_memory_the_past_does_not_matter():
+    settings = PolicySettings(recurrent=False)
+    one, other = Policy(settings, lively()), Policy(settings, lively())
+    for number in range(5):
+        one.act(observe(later(3, number), None), stochastic=False)
+    now = observe(later(3, 9), None)
+    assert one.act(now, stochastic=False).u == pytest.approx(other.act(now, stochastic=False).u)
+
+
 def test_a_new_backend_starts_at_a_neutral_last_action():
     policy = Policy(PolicySettings(base="none"), lively())
     policy.act(observe(snapshot(3), None), stochastic=True)

@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from make import step
 
 from agent.act.network import ActorNetwork
+from agent.learn.inline import InlineLearner
 from agent.learn.networks import Actor
 from agent.learn.replay import Replay
 from agent.learn.sac import Learner, squash
@@ -182,3 +185,56 @@ def test_the_replay_is_bounded_and_what_is_drawn_is_what_was_stored():
         for t in range(5):
             assert np.array_equal(batch.u[t, chunk], stored[first + t].u)
             assert np.array_equal(batch.reward[t, chunk], stored[first + t + 1].reward)
+
+
+def test_without_memory_the_torch_actor_is_the_numpy_actor_from_zero():
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    actor = Actor()
+    network = ActorNetwork(actor.arrays())
+    features = rng.standard_normal((5, 2, 3, FEATURE_COUNT), np.float32)
+    service = rng.standard_normal((5, 2, SERVICE_COUNT), np.float32)
+    with torch.no_grad():
+        memory = actor.at_once(
+            torch.from_numpy(features), torch.from_numpy(service), torch.ones(2, 3)
+        )
+        mean, _ = actor.decide(memory)
+    nothing = np.zeros((3, HIDDEN), np.float32)
+    for t in range(5):
+        for chunk in range(2):
+            got, _, _ = network.forward(features[t, chunk], service[t, chunk], nothing)
+            assert got == pytest.approx(mean[t, chunk].numpy(), abs=1e-5)
+
+
+def test_a_learner_without_memory_updates():
+    learner = filled(replace(SMALL, recurrent=False))
+    before = learner.actor_arrays()
+    assert learner.update(3) is not None
+    assert not np.array_equal(before["decide2.bias"], learner.actor_arrays()["decide2.bias"])
+
+
+def test_the_actor_waits_for_the_critics():
+    learner = filled(replace(SMALL, actor_after_updates=2))
+    before, critic = learner.actor_arrays(), next(learner._online_critics())
+    judged = critic.judge2.bias.detach().clone()
+    learner.update(2)
+    after = learner.actor_arrays()
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+    assert not torch.equal(judged, critic.judge2.bias)
+    learner.update(1)
+    assert not np.array_equal(before["decide2.bias"], learner.actor_arrays()["decide2.bias"])
+
+
+def test_balancers_share_a_learner_and_not_a_replay():
+    rng = np.random.default_rng(0)
+    settings = replace(SMALL, updates_per_step=0.25)
+    learner = Learner(settings, Replay(64, 8))
+    first, second = InlineLearner(settings, learner), InlineLearner(settings, learner)
+    for number in range(20):
+        first.push(step(number, 5, rng))
+    assert (len(first.replay), len(second.replay)) == (20, 0)
+    assert learner.updates > 0
+    new = second.poll()
+    assert new is not None
+    assert np.array_equal(new["decide2.bias"], learner.actor_arrays()["decide2.bias"])
+    assert second.poll() is None

@@ -165,7 +165,7 @@ def answering(service: dict[str, Any], flows: int = 8) -> str:
     """Who answers so many new flows."""
     found = set()
     for _ in range(flows):
-        with connect(service) as sock, contextlib.suppress(ConnectionError):
+        with contextlib.suppress(ConnectionError), connect(service) as sock:
             found.add(sock.recv(1).decode())
     return "".join(sorted(found))
 
