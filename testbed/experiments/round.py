@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -85,7 +86,10 @@ def play(lab: Any, spec: Spec) -> Played:
             for event in spec.events:
                 _give_back(lab, event)
         # Who waited for an answer that nobody wants any more is let go.
-        for child in (child for place in standing for child in place.children):
+        stopping = [child for place in standing for child in place.children]
+        for child in stopping:
+            child.send_signal(signal.SIGTERM)
+        for child in stopping:
             child.stop()
         _until_idle(looks)
         for eye in looks.values():
