@@ -16,11 +16,12 @@ COMMA := ,
 LIB := $(PREFIX)/lib/lbd
 UNITS := lbd.service lbd-agent.service lbd.socket
 
-.PHONY: demo test test-slow test-scenarios check bench fuzz docs install uninstall clean
+.PHONY: demo test test-slow test-scenarios testbed-deps testbed-smoke check bench \
+    experiments fuzz docs install uninstall clean
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(INSTALL) '.[agent,learn,top,testbed,sim,dev]'
+	$(INSTALL) '.[agent,learn,top,testbed,lab,sim,dev]'
 	touch $@ $(VENV)/.learn $(VENV)/.demo
 
 $(VENV)/.learn: pyproject.toml constraints.txt
@@ -45,6 +46,13 @@ test-slow: $(READY)
 test-scenarios: $(READY)
 	timeout 1200 $(BIN)/python -m pytest -m scenario tests/scenarios tests/lbd
 
+# Both as root; docs/testbed.md.
+testbed-deps:
+	testbed/lab/deps.sh
+
+testbed-smoke: $(READY)
+	$(BIN)/python -m pytest -m smoke tests/lab
+
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -53,6 +61,10 @@ check: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m testbed bench
+
+# ON=namespaces for real servers, as root; FULL=1 for hours instead of minutes.
+experiments: $(READY)
+	$(BIN)/python -m testbed run --all $(if $(ON),--on $(ON)) $(if $(FULL),--full)
 
 docs: $(READY)
 	$(BIN)/mkdocs build --strict
