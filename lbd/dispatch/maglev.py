@@ -35,10 +35,9 @@ class Maglev(Policy):
 
     def refresh(self) -> None:
         load = self.load
-        # In the order of names: whose turn is first decides who gets a contested entry.
-        named = sorted((load.names.get(slot, str(slot)), slot) for slot in load.usable)
-        slots = [slot for _, slot in named]
-        of = (slots, [float(load.weight[s]) for s in slots], [name for name, _ in named])
+        slots = list(load.usable)
+        names = [load.names.get(slot, str(slot)) for slot in slots]
+        of = (slots, [float(load.weight[slot]) for slot in slots], names)
         if of != self._built:
             self._table, self._built = build(*of), of
 
@@ -60,18 +59,21 @@ def build(
 ) -> list[int]:
     """The lookup table, `size` slots; empty where there is no backend. `size` must be prime.
 
-    names: of the backends, one a slot, unique; slots, weights, names in the order of names.
+    names: of the backends, one a slot, unique. In whatever order they come, the table is the same.
     """
     if not slots:
         return []
     table = [NONE] * size
+    # In the order of names: whose turn is first decides who gets a contested entry.
+    of = sorted(zip(names, slots, weights, strict=True))
+    slots = [slot for _, slot, _ in of]
     # A backend's walk over the table: offset + i * skip, a permutation because size is prime.
-    digests = [blake2b(name.encode(), digest_size=16).digest() for name in names]
+    digests = [blake2b(name.encode(), digest_size=16).digest() for name, _, _ in of]
     place = [int.from_bytes(digest[:8]) % size for digest in digests]
     skip = [int.from_bytes(digest[8:]) % (size - 1) + 1 for digest in digests]
     # The k-th turn of a backend is due at k / weight: a heap finds the next in any ratio of weights
     # without rounds in which it is nobody's turn.
-    gap = [1.0 / weight for weight in weights]
+    gap = [1.0 / weight for _, _, weight in of]
     due = [(gap[index], index) for index in range(len(slots))]
     heapify(due)
     for _ in range(size):

@@ -17,7 +17,7 @@ from lbd.dispatch.maglev import TABLE_SIZE, Maglev
 from lbd.dispatch.policy import NONE
 
 BOUND: Final = 1.25
-_STEPS_A_BACKEND: Final = 8
+STEPS_A_BACKEND: Final = 8
 """So many steps find one of n backends with room in all but 1 of 3,000 cases, if there is but one
 and weights are equal; then the one with most room is taken."""
 
@@ -49,7 +49,7 @@ class SourceHash(Maglev):
         if room[table[at]] >= 1.0:
             return table[at]
         stride = 1 + key // TABLE_SIZE % (TABLE_SIZE - 1)
-        for _ in range(_STEPS_A_BACKEND * len(usable)):
+        for _ in range(STEPS_A_BACKEND * len(usable)):
             at = (at + stride) % TABLE_SIZE
             if room[table[at]] >= 1.0:
                 return table[at]

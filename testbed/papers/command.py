@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, default=200, help="episodes a case, from seed 0")
     parser.add_argument("--report", type=Path, default=Path("report/papers"), metavar="FOLDER")
     learned = parser.add_argument_group(LEARNED, "Table 3's learned rows, trained anew")
-    learned.add_argument("--trainings", type=int, default=2, help="of each agent, by seed")
+    learned.add_argument("--trainings", type=int, default=3, help="of each agent, by seed")
     learned.add_argument("--episodes", type=int, default=500, help="of a training, at most")
     learned.add_argument("--application", help="only one, by its name in the table")
     learned.add_argument(

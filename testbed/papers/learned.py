@@ -19,8 +19,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from agent.learn.replay import Replay
-from agent.learn.sac import Learner
 from agent.settings import AgentSettings, LearnSettings, PolicySettings
 from testbed.papers.setups import EPISODE_S
 from testbed.papers.table3 import CPU_S, scenario
@@ -28,7 +26,7 @@ from testbed.sim.policies import Rule, agent_rule, rule
 from testbed.sim.run import simulate
 from testbed.sim.workload import draw_workload
 from testbed.stats import Interval, ratio_interval
-from testbed.train.practice import Fleet
+from testbed.train.practice import Fleet, shared_learner
 
 STEP_S = 0.5
 UPDATES_AN_EPISODE = 10
@@ -100,8 +98,7 @@ def train(
 ) -> tuple[Mapping[str, NDArray[np.float32]], int]:
     """Parameters after `episodes`, or as many as begin within `seconds` of CPU time."""
     torch.set_num_threads(1)
-    settings = method.learn(seed)
-    learner = Learner(settings, Replay(settings.replay_steps, 1))
+    learner = shared_learner(method.learn(seed))
     agent = AgentSettings(reward=method.reward, policy=method.policy)
     fleet, of = Fleet(learner, agent, STEP_S), scenario(application)
     until_s = time.process_time() + seconds

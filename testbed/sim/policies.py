@@ -174,6 +174,7 @@ _PLAIN = {
     "least_time": Rule("least_time", dispatch.LEAST_TIME, memory_flows=20.0),
     "hcl": Rule("hcl", dispatch.HCL, memory_flows=20.0),
     "maglev": Rule("maglev", dispatch.MAGLEV, "configured"),
+    "source_hash": Rule("source_hash", dispatch.SOURCE_HASH, "configured"),
     "wcmp-true": Rule("wcmp-true", dispatch.WCMP, "true"),
     "sed-true": Rule("sed-true", dispatch.SED, "true"),
     "sed-global": Rule("sed-global", dispatch.GLOBAL_SED),

@@ -144,7 +144,7 @@ class State(NamedTuple):
     gap_ns: NDArray[np.uint64]
     tie_row: NDArray[np.float64]
     tie_start: NDArray[np.int64]
-    table: NDArray[np.int64]  # maglev's lookup
+    table: NDArray[np.int64]  # maglev's and source_hash's lookup
     history: NDArray[np.float64]  # (M, HISTORY): hot-cold's recent q
     idle: NDArray[np.int64]  # (M, N): join-idle-queue's lists
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.sim.compiled.dispatch import JIQ, MAGLEV
+from testbed.sim.compiled.dispatch import BY_TABLE, JIQ
 from testbed.sim.policies import Controller, Rule, RuleError, TrueWeights
 from testbed.sim.records import FAILED, FINISHED, REJECTED, UNROUTED
 from testbed.sim.scenario import Scenario
@@ -65,7 +65,7 @@ class Run:
         *,
         led: Collection[int] = (),
     ) -> None:
-        if rule.code in (JIQ, MAGLEV) and 0 < len(led) < scenario.balancers:
+        if rule.code in (JIQ, *BY_TABLE) and 0 < len(led) < scenario.balancers:
             raise RuleError(
                 f"{rule.name} has one table or list for all balancers: all must follow it"
             )

@@ -16,7 +16,7 @@ from lbd.dispatch.maglev import build
 from shm.snapshot import Samples, Snapshot
 from testbed.sim import records as rec
 from testbed.sim.compiled import dispatch, kernel
-from testbed.sim.compiled.dispatch import JIQ, MAGLEV, SED, clock_ns
+from testbed.sim.compiled.dispatch import BY_TABLE, JIQ, SED, clock_ns
 from testbed.sim.scenario import Event, Scenario
 from testbed.sim.workload import Workload, draw_workload
 
@@ -179,11 +179,10 @@ class World:
         slots = np.flatnonzero(self.present & self.believed_up)
         self.state.usable[: len(slots)] = slots
         self.state.world["usable"] = len(slots)
-        if self.state.balancers[0]["policy"] == MAGLEV:
+        if self.state.balancers[0]["policy"] in BY_TABLE:
             weights = self.state.weight[0, slots].tolist()
-            self.state = self.state._replace(
-                table=np.array(build(slots.tolist(), weights), np.int64)
-            )
+            table = build(slots.tolist(), weights, [str(slot) for slot in slots])
+            self.state = self.state._replace(table=np.array(table, np.int64))
         for balancer in range(self.scenario.balancers):
             dispatch.refresh(self.state, balancer)
 

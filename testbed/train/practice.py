@@ -14,8 +14,9 @@ import numpy as np
 from agent.act.policy import Policy
 from agent.agent import Agent, Decision
 from agent.learn.inline import InlineLearner
+from agent.learn.replay import Replay
 from agent.learn.sac import Learner, Losses
-from agent.settings import AgentSettings
+from agent.settings import AgentSettings, LearnSettings
 from testbed.sim.compiled import dispatch
 from testbed.sim.policies import Rule
 from testbed.sim.run import Run
@@ -57,6 +58,11 @@ class Episode:
     reward: float
     mean_s: float
     losses: Losses | None
+
+
+def shared_learner(settings: LearnSettings) -> Learner:
+    """For a fleet, whose balancers bring the replays: its own stays empty."""
+    return Learner(settings, Replay(settings.replay_steps, 1))
 
 
 class Fleet:

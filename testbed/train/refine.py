@@ -18,13 +18,12 @@ import torch
 from numpy.typing import NDArray
 
 from agent.learn import checkpoint
-from agent.learn.replay import Replay
 from agent.learn.sac import Learner
 from agent.learn.state import capture, restore
 from agent.settings import AgentSettings, LearnSettings
 from testbed.load.sizes import Law
 from testbed.sim.scenario import Scenario
-from testbed.train.practice import Episode, Fleet
+from testbed.train.practice import Episode, Fleet, shared_learner
 from testbed.train.validate import Score
 
 Float32 = NDArray[np.float32]
@@ -113,7 +112,7 @@ def refine(
     checkpoint that does not fit.
     """
     torch.set_num_threads(1)
-    learner = Learner(settings.learn, Replay(settings.learn.replay_steps, 1))
+    learner = shared_learner(settings.learn)
     done, best, scores = 0, dict(begin), dict[int, Score]()
     if path.exists():
         saved = checkpoint.load(path)

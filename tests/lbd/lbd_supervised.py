@@ -10,6 +10,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from time import monotonic_ns
 from typing import Any
 
 import lbd_daemon as ld
@@ -17,6 +18,7 @@ from lbd_waiting import until
 
 from config.schema import Config
 from lbd.supervisor import Supervisor
+from shm.errors import RegionAbsent
 
 
 @asynccontextmanager
@@ -40,18 +42,19 @@ async def settle(what: Callable[[], object], text: str) -> None:
 
 
 def _serving(name: str) -> bool:
-    if not ld.segment_path(name).exists():
+    try:
+        with ld.attached(name) as region:
+            return all(ld.heartbeats(region))
+    except RegionAbsent:
         return False
-    with ld.attached(name) as region:
-        return all(ld.heartbeats(region))
 
 
 def told(name: str) -> bool:
-    """Waits until every worker has published once more, hence read the states."""
+    """Waits until every worker has read the states anew."""
+    since_ns = monotonic_ns()  # a heartbeat is of the moment before the states are read
     with ld.attached(name) as region:
-        then = ld.heartbeats(region)
 
         def all_newer() -> bool:
-            return all(now > old for now, old in zip(ld.heartbeats(region), then, strict=True))
+            return all(beat_ns > since_ns for beat_ns in ld.heartbeats(region))
 
         return until(all_newer, "a heartbeat of each worker")

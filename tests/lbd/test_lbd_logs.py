@@ -54,7 +54,7 @@ def test_a_template_says_what_is_in_a_line(daemon: Start, backend: Make, tmp_pat
     log = {"template": "FLOW {service}>{backend} {bytes_in} {{{outcome}}} {response_ms}"}
     service = ld.service(["127.0.0.1:1"], flow_log=log, retry={"others": 0})
     daemon(service, log={"file": str(path)})
-    with connect(service) as sock, pytest.raises(ConnectionResetError):
+    with pytest.raises(ConnectionResetError), connect(service) as sock:
         sock.recv(1)
     line = f"FLOW {service['name']}>b0 0 {{connect_failed}} -"
     until(lambda: line in path.read_text().splitlines(), "the line")
@@ -70,7 +70,7 @@ def test_failures_are_logged_whatever_the_sample(
     daemon(good, bad, log={"file": str(path)})
     for _ in range(5):
         ask(good)
-        with connect(bad) as sock, contextlib.suppress(ConnectionResetError):
+        with contextlib.suppress(ConnectionResetError), connect(bad) as sock:
             sock.recv(1)
     lines = until(lambda: (found := flow_lines(path)) and len(found) == 5 and found, "5 lines")
     assert {line["service"] for line in lines} == {bad["name"]}

@@ -21,10 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def table(slots: Iterable[int], weights: Mapping[int, float] | None = None) -> list[int]:
     """Of backends that are named by their slots; weight 1 where none is given."""
-    named = sorted((str(slot), slot) for slot in slots)
-    given = weights or {}
-    of = [slot for _, slot in named]
-    return build(of, [given.get(slot, 1.0) for slot in of], [name for name, _ in named])
+    of, given = list(slots), weights or {}
+    return build(of, [given.get(slot, 1.0) for slot in of], [str(slot) for slot in of])
 
 
 def moved(before: list[int], after: list[int]) -> float:

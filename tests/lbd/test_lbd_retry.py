@@ -142,7 +142,7 @@ def test_attempts_are_bounded_by_the_rule(daemon: Start) -> None:
             nobodies, health=OFF, retry={"same": 1, "others": 2, "pause_ms": 1}, policy="rr"
         )
         daemon(service)
-        with connect(service) as client, contextlib.suppress(ConnectionResetError):
+        with contextlib.suppress(ConnectionResetError), connect(service) as client:
             assert client.recv(1) == b""
         found = settled(service["name"], 6)
     assert found["retried_total"] == 3

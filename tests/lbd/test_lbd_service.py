@@ -45,12 +45,13 @@ def test_each_kind_of_address_is_listened_on(
 
 
 def test_outcomes_of_backends_are_told_apart(daemon: Start, backend: Make, tmp_path: Path) -> None:
-    with socket.socket() as nobody, socket.socket() as blackhole:
+    with contextlib.ExitStack() as stack:
+        nobody, blackhole = (stack.enter_context(socket.socket()) for _ in range(2))
         nobody.bind(("127.0.0.1", 0))
         # A listener whose accept queue is full drops SYNs: connecting to it takes for ever.
         blackhole.bind(("127.0.0.1", 0))
         blackhole.listen(0)
-        filler = socket.create_connection(blackhole.getsockname(), 10)
+        stack.enter_context(socket.create_connection(blackhole.getsockname(), 10))
         services = {
             "connect_failed_total": ld.service([f"127.0.0.1:{nobody.getsockname()[1]}"]),
             "connect_timeout_total": ld.service(
@@ -63,13 +64,12 @@ def test_outcomes_of_backends_are_told_apart(daemon: Start, backend: Make, tmp_p
         }
         daemon(*services.values())
         for outcome, service in services.items():
-            with connect(service) as sock, contextlib.suppress(ConnectionError):
+            with contextlib.suppress(ConnectionError), connect(service) as sock:
                 read_all(sock)
             found = settled(service["name"], 1)
             ended = {k: n for k, n in found.items() if n and k in set(ENDS)}
             assert ended == {outcome: 1}
             assert found["waiting"] == 0
-        filler.close()
 
 
 ENDS = (
@@ -282,6 +282,7 @@ def test_a_restarted_agent_is_heard_at_its_first_frame(
 # -- a slow reader
 
 
+@pytest.mark.scenario
 def test_a_reader_that_reads_nothing_costs_no_memory(
     daemon: Start, backend: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from lbd.dispatch import Load, Memory, Policy, create
 from lbd.dispatch.hcl import HotCold
 from lbd.dispatch.latency import LatencyAverages
+from lbd.dispatch.maglev import Maglev
 from testbed.sim.compiled import dispatch
 from testbed.sim.policies import rule
 from testbed.sim.records import START_NS, State, allocate
@@ -141,7 +142,7 @@ class Pair:
     def _refresh(self) -> None:
         self.policy.refresh()
         dispatch.refresh(self.state, 0)
-        if self.name == "maglev":
+        if isinstance(self.policy, Maglev):
             table = np.array(self.policy._table, np.int64)
             self.state = self.state._replace(table=table)
 
@@ -175,6 +176,13 @@ class Pair:
         with self.stream.feeds_live_policies():
             live = self.policy.choose(self.now_ns, key)
         return live, dispatch.choose(self.state, BALANCER, 0)
+
+    def choose_but(self, key: int, barred: int) -> tuple[int, int]:
+        """(live, compiled) choice of another than `barred`."""
+        self.state.flows[0]["client"] = key
+        with self.stream.feeds_live_policies():
+            live = self.policy.choose_but(self.now_ns, key, {barred})
+        return live, dispatch.choose_but(self.state, BALANCER, 0, np.int32(barred))
 
     def check(self) -> None:
         """What both sides remember is the same, bit for bit, draws of random numbers included."""

@@ -263,13 +263,28 @@ def test_a_refused_flow_is_tried_elsewhere_and_a_reset_one_is_not() -> None:
     )
     at = [0.0, 0.1, 2.0, 2.1]
     flows = given_flows(at, [[3.0], [3.0], [0.125], [0.125]], there=0.25, back=0.25)
-    found = ran(of, flows).state.flows
+    found = ran(of, flows, dispatch.RR).state.flows
     assert sorted(found["outcome"].tolist()) == [FINISHED] * 3 + [FAILED]
     late = found[2:]
     assert late["server"].tolist() == [1, 1]
     assert sorted(late["retries"].tolist()) == [0, 1]
     took_s = (late["done_s"] - late["at_s"]).tolist()
     assert max(took_s) == pytest.approx(min(took_s) + 0.5, abs=0.2), "there and back for nothing"
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_refused_flow_ends_at_the_server_that_is_up_under_every_rule(name: str) -> None:
+    of = scenario(
+        Servers(count=2),
+        arrivals=Arrivals(rate_per_s=0.5),
+        events=(Event(at_s=0.0, server=0, kind="fail"),),
+        detect_s=999.0,
+    )
+    run = Run(of, rule(name), 1)
+    result = run.finish()
+    assert set(result.outcome.tolist()) == {FINISHED}
+    assert set(result.server.tolist()) == {1}
+    assert run.world.state.flows["retries"].max() == 1
 
 
 def test_a_backend_that_is_added_again_is_another() -> None:

@@ -29,6 +29,7 @@ ticks = st.integers(0, 2000)
 operation = st.one_of(
     st.tuples(st.just("choose"), st.integers(0, 2**62)),
     st.tuples(st.just("choices"), st.integers(1, 40)),
+    st.tuples(st.just("choose but"), st.integers(0, 2**62), slot_number),
     st.tuples(st.just("sample"), slot_number, duration_ns, ticks),
     st.tuples(st.just("samples"), slot_number, duration_ns, st.integers(1, 3 * FORGIVE_FLOWS)),
     st.tuples(st.just("fail"), slot_number, duration_ns),
@@ -48,6 +49,9 @@ def replay(pair: Pair, operations: list[tuple]) -> int:
             case "choices", [count]:
                 for number in range(count):
                     compared += _choose(pair, number)
+            case "choose but", [key, barred]:
+                live, compiled = pair.choose_but(key, barred % slots)
+                assert compiled == live
             case "sample", [slot, duration, passed]:
                 pair.pass_time(passed)
                 pair.end(slot % slots, passed)
@@ -64,7 +68,7 @@ def replay(pair: Pair, operations: list[tuple]) -> int:
                 pair.set_usable(sorted({slot % slots for slot in some}))
             case "weight", [weight]:
                 pair.set_weight(weight[:slots])
-        if kind not in ("choose", "choices"):
+        if kind not in ("choose", "choices", "choose but"):
             # What the choice itself computes is compared after it.
             if pair.name != "least_time":
                 pair.check()

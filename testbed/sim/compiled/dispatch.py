@@ -13,18 +13,21 @@ from lbd.dispatch.hcl import HISTORY, HOT_QUANTILE, POOL, REFRESH_EVERY
 from lbd.dispatch.latency import FORGIVE_FLOWS
 from lbd.dispatch.maglev import TABLE_SIZE
 from lbd.dispatch.policy import NONE
+from lbd.dispatch.source_hash import BOUND, STEPS_A_BACKEND
 from testbed.sim.compiled import latency
 from testbed.sim.compiled.jit import inner, outer
 from testbed.sim.compiled.random import uniform
 from testbed.sim.compiled.sums import add_up
 from testbed.sim.records import START_NS, State
 
-RR, WRR, ECMP, WCMP, LSQ, SED, P2C, EWMA, LEAST_TIME, HCL, MAGLEV = range(11)
-RESIDUAL, GLOBAL_SED, ORACLE, JIQ = range(11, 15)
+RR, WRR, ECMP, WCMP, LSQ, SED, P2C, EWMA, LEAST_TIME, HCL, MAGLEV, SOURCE_HASH = range(12)
+RESIDUAL, GLOBAL_SED, ORACLE, JIQ = range(12, 16)
 """RESIDUAL: a latency average divided by the weight is the cost; SED where the weight is that of
 the agent, `ewma` where it is 1. GLOBAL_SED: true capacities and the queues of all balancers, the
 reference. ORACLE: least time to finish all that a server has and the new flow. JIQ: join idle
 queue (Lu et al., "Join-Idle-Queue", 2011)."""
+BY_TABLE = (MAGLEV, SOURCE_HASH)
+"""Those that look a client up in `State.table`."""
 
 
 @outer
@@ -131,11 +134,48 @@ def choose(s: State, m: int, flow: int) -> int:
         return _hcl(s, m, count)
     if policy == MAGLEV:
         return s.table[s.flows[flow].client % TABLE_SIZE]
+    if policy == SOURCE_HASH:
+        return _source_hash(s, m, flow, count)
     if policy == GLOBAL_SED:
         return _global_sed(s)
     if policy == ORACLE:
         return _oracle(s, flow)
     return _jiq(s, m, count)
+
+
+@outer
+def choose_but(s: State, m: int, flow: int, barred: int) -> int:
+    """The slot for `flow`, but not `barred`; or NONE."""
+    world = s.world[0]
+    if s.balancers[m].policy in BY_TABLE:
+        return _next_in_table(s, flow, barred)
+    place = -1
+    for at in range(world.usable):
+        if s.usable[at] == barred:
+            place = at
+    if place < 0:
+        return choose(s, m, flow)
+    for at in range(place, world.usable - 1):
+        s.usable[at] = s.usable[at + 1]
+    world.usable -= 1
+    refresh(s, m)
+    slot = choose(s, m, flow)
+    for at in range(world.usable, place, -1):
+        s.usable[at] = s.usable[at - 1]
+    s.usable[place] = barred
+    world.usable += 1
+    refresh(s, m)
+    return slot
+
+
+@inner
+def _next_in_table(s: State, flow: int, barred: int) -> int:
+    if s.world[0].usable == 0 or (s.world[0].usable == 1 and s.usable[0] == barred):
+        return NONE
+    at = s.flows[flow].client % TABLE_SIZE
+    while s.table[at] == barred:
+        at = (at + 1) % TABLE_SIZE
+    return s.table[at]
 
 
 @inner
@@ -236,6 +276,28 @@ def _hcl(s: State, m: int, count: int) -> int:
         score = q[slot] + uniform(s)  # whole numbers and less than one
         if best == NONE or score < best_score:
             best, best_score = slot, score
+    return best
+
+
+@outer
+def _source_hash(s: State, m: int, flow: int, count: int) -> int:
+    weight, q, room, flows = s.weight[m], s.q[m], s.filled_ns, 1.0
+    for at in range(count):
+        room[at] = weight[s.usable[at]]
+        flows += q[s.usable[at]]
+    total = add_up(room, count)
+    for slot in s.usable[:count]:
+        room[slot] = np.ceil(BOUND * flows * (weight[slot] / total)) - q[slot]
+    key = s.flows[flow].client
+    at, stride = key % TABLE_SIZE, 1 + key // TABLE_SIZE % (TABLE_SIZE - 1)
+    for _ in range(1 + STEPS_A_BACKEND * count):
+        if room[s.table[at]] >= 1.0:
+            return s.table[at]
+        at = (at + stride) % TABLE_SIZE
+    best = s.usable[0]
+    for slot in s.usable[1:count]:
+        if room[slot] > room[best]:
+            best = slot
     return best
 
 

@@ -109,25 +109,9 @@ def _send(s: State, i: int, slot: int) -> int:
 
 @outer
 def _retry(s: State, i: int) -> int:
-    """At another server than the one that refused, as `Policy.choose_but` has it."""
-    flow, world = s.flows[i], s.world[0]
-    m = flow.balancer
-    place = -1
-    for at in range(world.usable):
-        if s.usable[at] == flow.server:
-            place = at
-    if place >= 0:
-        for at in range(place, world.usable - 1):
-            s.usable[at] = s.usable[at + 1]
-        world.usable -= 1
-        dispatch.refresh(s, m)
-    slot = dispatch.choose(s, m, i)
-    if place >= 0:
-        for at in range(world.usable, place, -1):
-            s.usable[at] = s.usable[at - 1]
-        s.usable[place] = flow.server
-        world.usable += 1
-        dispatch.refresh(s, m)
+    """At another server than the one that refused."""
+    flow = s.flows[i]
+    slot = dispatch.choose_but(s, flow.balancer, i, flow.server)
     if slot == NONE:
         flow.outcome = FAILED
         return _AWAY
