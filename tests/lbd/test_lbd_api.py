@@ -181,7 +181,7 @@ def test_a_drained_backend_gets_no_flows_and_keeps_those_it_has(
         change(client, service, "b0", state="drain")
         assert rows(client, service)["b0"]["state"] == "drain"
         # A worker that is too busy to confirm in time goes on by the order before for a moment.
-        until(none_of_ten)
+        until(none_of_ten, "a drained backend gets no flows")
         assert none_of_ten()
         sock.sendall(b"b")
         assert sock.recv(1) == b"b"
