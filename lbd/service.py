@@ -86,7 +86,10 @@ class Service:
         self._reader = WeightReader(region)
         self._weights: Weights | None = None
         self.address: dict[int, tuple[int, Any]] = {}
-        self._decided: object = None
+        self._rules: object = None
+        self._policy: Policy
+        self._fallback: Policy
+        self._identities: list[int] = []
         self._flow_log: FlowLogConfig | None = None
         self.last_slot = NONE
         self._end_by_ns: dict[int, int] = {}
@@ -113,17 +116,12 @@ class Service:
         self.address = {e.slot: found.get(e.slot) or self.address[e.slot] for e in entries}
         self.config = config
 
-        decided = (
-            [entry.identity for entry in entries],
-            config.policy,
-            config.fallback,
-            config.weights,
-            config.ewma,
-            config.hash_bound,
-        )
-        if decided != self._decided:
-            self._decided = decided
-            self._decide_anew(config, entries)
+        rules = (config.policy, config.fallback, config.weights, config.ewma, config.hash_bound)
+        present = [entry.identity for entry in entries]
+        if rules != self._rules or present != self._identities:
+            known = self._identities if rules == self._rules else ()
+            self._decide(config, entries, [e.slot for e in entries if e.identity in known])
+            self._rules, self._identities = rules, present
 
         queue, retry = config.queue, config.retry
         workers = self.region.layout.workers
@@ -148,8 +146,11 @@ class Service:
             log = FlowLog(config, self.config.name, self.region, self.block, self._writer)
         self._ledger.log = log
 
-    def _decide_anew(self, config: ServiceConfig, entries: Sequence[SlotEntry]) -> None:
-        """Policies for these backends, whose averages begin anew."""
+    def _decide(
+        self, config: ServiceConfig, entries: Sequence[SlotEntry], stay: Sequence[int]
+    ) -> None:
+        """Policies for these backends. stay: slots of which the policies of so far, the same rules,
+        know what goes on to count."""
         region, worker = self.region, self._worker
         configured = np.ones(region.layout.slots)
         for entry in entries:
@@ -163,8 +164,12 @@ class Service:
             load.names = {entry.slot: entry.address for entry in entries}
         if self._weights is not None:
             self._weigh(self._weights)
-        self._policy = create(config.policy, self._load, memory, config.hash_bound)
-        self._fallback = create(config.fallback, self._fallback_load, memory, config.hash_bound)
+        policy = create(config.policy, self._load, memory, config.hash_bound)
+        fallback = create(config.fallback, self._fallback_load, memory, config.hash_bound)
+        if stay:
+            policy.inherit(self._policy, stay)
+            fallback.inherit(self._fallback, stay)
+        self._policy, self._fallback = policy, fallback
         self._wants_weights = config.weights == "agent"
         if not self._wants_weights:
             self._weights = None

@@ -5,11 +5,12 @@ A cousin of Finagle's peak EWMA, without the peak: cost_j is the running average
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import inf
 
 from lbd.dispatch.latency import LatencyAverages, Memory
 from lbd.dispatch.load import Load, Vector
-from lbd.dispatch.policy import LeastScore
+from lbd.dispatch.policy import LeastScore, Policy
 
 
 class Ewma(LeastScore):
@@ -22,6 +23,12 @@ class Ewma(LeastScore):
 
     def costs(self) -> Vector:
         return self._latency.filled_ns()
+
+    def inherit(self, former: Policy, slots: Sequence[int]) -> None:
+        assert isinstance(former, Ewma)
+        self._latency.inherit(former._latency, slots)
+        self._unseen.difference_update(set(slots) - former._unseen)
+        self.refresh()
 
     def sampled(self, slot: int, now_ns: int, duration_ns: int) -> None:
         latency = self._latency

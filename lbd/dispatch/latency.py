@@ -5,6 +5,7 @@ Lives here: the average and how failures are charged. Never here: a choice.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp
 
@@ -93,7 +94,7 @@ class LatencyAverages:
         self._sampled_at[stale] = self._samples
         return True
 
-    def add_failure(self, slot: int, age_ns: int) -> None:
+    def add_failure(self, slot: int, age_ns: float) -> None:
         """Charge a failed flow that was `age_ns` old."""
         self._charge[slot] = min(FAILURE_FACTOR * self._charge[slot], FAILURE_CAP)
         self._failed_ns[slot] = max(self._failed_ns[slot], float(age_ns))
@@ -106,10 +107,17 @@ class LatencyAverages:
         self._charge[slot] = charge
         self.failing = bool((self._charge > 1.0).any())
 
-    def forget(self, slot: int) -> None:
-        """The slot is another backend's now."""
-        self._count[slot] = self.mean_ns[slot] = 0.0
-        self._discharge(slot, 1.0)
+    def inherit(self, former: LatencyAverages, slots: Sequence[int]) -> None:
+        """Go on with what `former`, of the same memory, knows of `slots`, and of no others."""
+        at = list(slots)
+        self._count[at], self.mean_ns[at] = former._count[at], former.mean_ns[at]
+        self._last_ns[at] = former._last_ns[at]
+        self._charge[at], self._failed_ns[at] = former._charge[at], former._failed_ns[at]
+        self.failing = bool((self._charge > 1.0).any())
+        # Whoever is new has had no time yet to be old news.
+        self._samples = former._samples
+        self._sampled_at[:] = former._samples
+        self._sampled_at[at] = former._sampled_at[at]
 
     def filled_ns(self) -> Vector:
         """(slots,) positive means; a backend without samples has the mean of those with any.

@@ -8,11 +8,13 @@ waiting count by their age once that exceeds the average.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from lbd.dispatch.latency import LatencyAverages, Memory
 from lbd.dispatch.load import Load, Vector
-from lbd.dispatch.policy import LeastScore
+from lbd.dispatch.policy import LeastScore, Policy
 
 
 class LeastTime(LeastScore):
@@ -38,6 +40,10 @@ class LeastTime(LeastScore):
         cost = np.maximum(mean_ns, pending_ns)[usable] / self._divisor
         self.cost[usable] = cost
         return super().choose(now_ns, key)
+
+    def inherit(self, former: Policy, slots: Sequence[int]) -> None:
+        assert isinstance(former, LeastTime)
+        self._latency.inherit(former._latency, slots)
 
     def sampled(self, slot: int, now_ns: int, duration_ns: int) -> None:
         self._latency.add(slot, now_ns, duration_ns)

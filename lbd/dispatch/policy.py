@@ -7,7 +7,7 @@ clocks. Times come as arguments, randomness from `random`: tests and a simulator
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import cache, lru_cache
 from random import getrandbits
 from typing import ClassVar, Final, NamedTuple
@@ -61,7 +61,13 @@ class Policy(ABC):
         first choice."""
         return None
 
-    # The three below do nothing here because most policies do not learn from what they chose.
+    # The four below do nothing here because most policies do not learn from what they chose.
+
+    def inherit(self, former: Policy, slots: Sequence[int]) -> None:  # noqa: B027
+        """Go on where `former` was, the same rule with the same settings, before any choice.
+
+        slots: of the backends that are the same still; nothing is known of any other.
+        """
 
     def refresh(self) -> None:  # noqa: B027
         """`load.usable`, `load.weight` or `load.share` has changed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import random, randrange
 
 from lbd.dispatch.load import Load
@@ -24,6 +25,10 @@ class RoundRobin(Policy):
     def refresh(self) -> None:
         load = self.load
         self._parts = None if load.whole else load.share / load.share[load.usable].max()
+
+    def inherit(self, former: Policy, slots: Sequence[int]) -> None:
+        assert isinstance(former, RoundRobin)
+        self._next = former._next
 
     def choose(self, now_ns: int, key: int) -> int:
         usable = self.load.usable

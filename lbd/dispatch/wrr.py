@@ -6,6 +6,7 @@ are the weights', and the same backend's turns are spread out.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import random
 
 import numpy as np
@@ -15,7 +16,7 @@ from lbd.dispatch.policy import NONE, Policy
 
 
 class SmoothWeightedRoundRobin(Policy):
-    """Keeps its credits over a change of weights; a backend that comes starts without any."""
+    """Keeps its credits over a change of weights or backends; one that comes has none at first."""
 
     name = "wrr"
     uses_weight = True
@@ -35,6 +36,12 @@ class SmoothWeightedRoundRobin(Policy):
         out[usable] = False
         self._credit[out] = 0.0
         self._barred = np.where(out, -np.inf, 0.0)
+
+    def inherit(self, former: Policy, slots: Sequence[int]) -> None:
+        assert isinstance(former, SmoothWeightedRoundRobin)
+        at = list(slots)
+        self._credit.fill(0.0)
+        self._credit[at] = former._credit[at]
 
     def choose(self, now_ns: int, key: int) -> int:
         if not self.load.usable:

@@ -118,6 +118,7 @@ class State(NamedTuple):
     world: NDArray[np.void]  # (1,)
     flows: NDArray[np.void]  # (F,)
     work_s: NDArray[np.float64]  # (F, STAGES)
+    tried: NDArray[np.int32]  # (F, RETRIES): servers that refused the flow
     stations: NDArray[np.void]  # (2N,)
     heap_virtual: NDArray[np.float64]  # (2N, jobs): virtual time at which a job is done, a heap
     heap_flow: NDArray[np.int64]  # (2N, jobs)
@@ -158,6 +159,7 @@ def allocate(scenario: Scenario, workload: Workload, seed: int, reservoir: int) 
         world=np.zeros(1, WORLD),
         flows=np.zeros(flows, FLOW),
         work_s=np.ascontiguousarray(workload.work_s),
+        tried=np.zeros((flows, RETRIES), np.int32),
         stations=np.zeros(2 * count, STATION),
         heap_virtual=np.zeros((2 * count, jobs)),
         heap_flow=np.zeros((2 * count, jobs), I8),

@@ -166,8 +166,27 @@ class World:
         elif what == "remove":
             self.present[slot] = False
             self.identity[slot] = 0
+        if what in ("add", "remove"):
+            self._forget_the_gone(slot)
         if what not in ("fail", "recover", "speed"):
             self._set_usable()
+        if what in ("recover", "notice recover", "add"):
+            self._say_idle(slot)
+
+    def _forget_the_gone(self, changed: int) -> None:
+        """Live, a backend that was removed earlier and has no flows is not among those that stay;
+        the one that is being removed still waits for its last flows."""
+        for slot in np.flatnonzero(~self.present):
+            for balancer in np.flatnonzero(self.state.q[:, slot] == 0.0):
+                if slot != changed:
+                    dispatch.forget(self.state, int(balancer), int(slot))
+
+    def _say_idle(self, slot: int) -> None:
+        """A server that comes has nothing to do, and says so where balancers look for idle ones."""
+        state = self.state
+        usable = self.present[slot] and self.believed_up[slot] and state.servers[slot]["up"]
+        if state.balancers[0]["policy"] == JIQ and usable and not self.jobs()[slot]:
+            dispatch.idle(state, slot)
 
     def _renew(self, slot: int) -> None:
         """The slot, not yet present, is a backend that no balancer knows anything of.
@@ -181,12 +200,10 @@ class World:
             known = state.weight[np.ix_(self.led, self.present)]
             state.weight[self.led, slot] = np.median(known, axis=1)
         state.offset[:, slot] = 1.0
-        state.mean_ns[:, slot] = 0.0
         views = state.views[:, slot]
-        views["count"] = views["failed_ns"] = views["accepted"] = views["failed"] = 0
-        views["answered"] = views["duration_ns"] = 0
-        views["charge"], views["unseen"] = 1.0, 1
-        state.balancers["unseen"] += 1
+        views["accepted"] = views["failed"] = views["answered"] = views["duration_ns"] = 0
+        for balancer in range(self.scenario.balancers):
+            dispatch.forget(state, balancer, slot)
 
     def _set_usable(self) -> None:
         slots = np.flatnonzero(self.present & self.believed_up)

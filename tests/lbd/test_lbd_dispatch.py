@@ -197,6 +197,72 @@ def test_hcl_prefers_cold_backends_to_quick_ones() -> None:
     assert 0 not in counts(chosen, 200)
 
 
+def test_hcl_does_not_follow_one_quick_answer_with_every_flow() -> None:
+    """While nothing ends, only q tells what was sent since: each backend gets its part."""
+    load = loaded([0.0] * 10)
+    chosen = policy("hcl", load)
+    for slot in range(10):
+        chosen.sampled(slot, NOW, (9 if slot == 0 else 10) * MS)
+    for _ in range(100):
+        load.flows[0][chosen.choose(NOW, 0)] += 1
+    assert 8 <= load.flows[0].min()
+    assert load.flows[0].max() <= 13
+
+
+def test_hcl_takes_durations_as_shared_by_the_flows_in_progress() -> None:
+    """20 ms beside three others is quicker than 10 ms alone."""
+    load = loaded([4.0, 1.0, 1.0])
+    chosen = policy("hcl", load)
+    for slot, duration_ms in ((0, 20), (1, 10), (2, 10)):
+        chosen.sampled(slot, NOW, duration_ms * MS)
+    load.flows[0][:] = 0.0
+    assert counts(chosen, 50) == {0: 50}
+
+
+@pytest.mark.parametrize(("age_ms", "taken"), [(4 * 32, True), (4 * 48, False)])
+def test_hcl_takes_failures_as_shared_by_the_flows_in_progress(age_ms: int, taken: bool) -> None:
+    """32 or 48 ms where none is in progress, against four times 10 ms where three are."""
+    load = loaded([1.0] * 10)
+    chosen = policy("hcl", load)
+    for slot in range(10):
+        chosen.sampled(slot, NOW, 10 * MS)
+    load.flows[0][1] = 4.0
+    chosen.failed(1, NOW, age_ms * MS)
+    load.flows[0][:] = 3.0
+    load.flows[0][1] = 0.0
+    assert (chosen.choose(NOW, 0) == 1) is taken
+
+
+@pytest.mark.parametrize("name", LATENCY)
+def test_a_change_of_the_backends_leaves_what_was_learnt_of_the_others(name: str) -> None:
+    """0 was slow and stays; 1 was slow and is another backend; 2 and 3 come."""
+    former = policy(name, loaded([0.0, 0.0, 0.0]))
+    for slot, duration_ms in ((0, 500), (1, 500), (2, 10)):
+        former.sampled(slot, NOW, duration_ms * MS)
+    load = loaded([0.0] * 4)
+    chosen = policy(name, load)
+    chosen.inherit(former, [0, 2])
+    chosen.sampled(2, NOW, 10 * MS)
+    assert counts(chosen, 50) == {2: 50}
+    load.usable = [0, 1, 3]
+    chosen.refresh()
+    assert 0 not in counts(chosen, 50), "slower than the mean, which the new ones count as"
+
+
+def test_turns_go_on_where_they_were() -> None:
+    former = policy("rr", loaded([0.0] * 3))
+    last = former.choose(NOW, 0)
+    chosen = policy("rr", loaded([0.0] * 5))
+    chosen.inherit(former, [0, 1, 2])
+    assert chosen.choose(NOW, 0) == last + 1
+    former = policy("wrr", loaded([0.0] * 3, [5.0, 1.0, 1.0]))
+    turns = [former.choose(NOW, 0) for _ in range(3)]
+    chosen = policy("wrr", loaded([0.0] * 3, [5.0, 1.0, 1.0]))
+    chosen.inherit(former, [0, 1, 2])
+    turns += [chosen.choose(NOW, 0) for _ in range(4)]
+    assert turns in ([0, 0, 1, 0, 2, 0, 0], [0, 0, 2, 0, 1, 0, 0])
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_barred_backend_is_not_chosen_and_the_next_choice_knows_nothing_of_it(name: str) -> None:
     chosen = policy(name, loaded([0.0] * 4, usable=[0, 1, 3]))

@@ -101,5 +101,19 @@ def test_a_slot_that_is_used_again_has_no_past() -> None:
     latency.add(0, NOW, 500 * MS)
     latency.add_failure(0, MS)
     latency.add(1, NOW, 10 * MS)
-    latency.forget(0)
-    assert latency.filled_ns().tolist() == [10 * MS, 10 * MS]
+    after = LatencyAverages(3, Memory(flows=20.0))
+    after.inherit(latency, [1])
+    assert after.filled_ns().tolist() == [10 * MS] * 3
+    assert not after.failing
+
+
+def test_a_charge_outlives_a_change_of_the_backends() -> None:
+    latency = LatencyAverages(3, Memory(flows=20.0))
+    for slot in (0, 1):
+        latency.add(slot, NOW, 10 * MS)
+    latency.add_failure(1, MS)
+    after = LatencyAverages(2, Memory(flows=20.0))
+    after.inherit(latency, [0, 1])
+    assert after.filled_ns().tolist() == [10 * MS, 20 * MS]
+    after.add(1, NOW, 10 * MS)
+    assert after.filled_ns().tolist() == [10 * MS, 10 * MS]

@@ -85,7 +85,9 @@ def empty_state(slots: int) -> State:
     one = np.ones(1)
     none = np.zeros(1, np.int64)
     workload = Workload(one, none, none, np.ones((1, STAGES)), one, one, one)
-    return allocate(scenario, workload, seed=0, reservoir=1)
+    state = allocate(scenario, workload, seed=0, reservoir=1)
+    # So that more can be barred than the simulator's flows ever are.
+    return state._replace(tried=np.zeros((1, slots), np.int32))
 
 
 class Pair:
@@ -93,6 +95,8 @@ class Pair:
 
     def __init__(self, name: str, slots: int, seed: int, memory: Memory | None = None) -> None:
         self.name = name
+        self.memory = memory or Memory()
+        self.present = list(range(slots))
         self.state = state = empty_state(slots)
         self.stream = SplitMix(seed)
         self.tick = 0
@@ -109,7 +113,7 @@ class Pair:
             balancer["memory_flows"] = memory.flows or 0.0
             balancer["memory_s"] = memory.seconds or 1.0
         with self.stream.feeds_live_policies():
-            self.policy = create(name, self.load, memory or Memory())
+            self.policy = create(name, self.load, self.memory)
         if name == "rr":
             balancer["turn"] = self.policy._next
         elif name == "wrr":
@@ -134,6 +138,21 @@ class Pair:
         self.state.usable[: len(usable)] = usable
         self.state.world[0]["usable"] = len(usable)
         self._refresh()
+
+    def change_backends(self, present: list[int], gone: set[int]) -> None:
+        """`present` are there now, all of them usable; slots in `gone`, and those that were not
+        there before, are other backends'."""
+        stay = [slot for slot in present if slot in self.present and slot not in gone]
+        former, old = self.policy, self.load
+        self.load = Load(old.flows, old.waiting, old.waiting_start_ns, present, old.weight)
+        with SplitMix(1).feeds_live_policies():
+            self.policy = create(self.name, self.load, self.memory)
+        self.policy.inherit(former, stay)
+        for slot in range(self.load.slots):
+            if slot not in stay:
+                dispatch.forget(self.state, 0, slot)
+        self.present = present
+        self.set_usable(present)
 
     def set_weight(self, weight: list[float]) -> None:
         self.load.weight[:] = weight
@@ -177,12 +196,13 @@ class Pair:
             live = self.policy.choose(self.now_ns, key)
         return live, dispatch.choose(self.state, BALANCER, 0)
 
-    def choose_but(self, key: int, barred: int) -> tuple[int, int]:
-        """(live, compiled) choice of another than `barred`."""
+    def choose_but(self, key: int, barred: list[int]) -> tuple[int, int]:
+        """(live, compiled) choice of one that is not `barred`."""
         self.state.flows[0]["client"] = key
+        self.state.tried[0, : len(barred)] = barred
         with self.stream.feeds_live_policies():
-            live = self.policy.choose_but(self.now_ns, key, {barred})
-        return live, dispatch.choose_but(self.state, BALANCER, 0, np.int32(barred))
+            live = self.policy.choose_but(self.now_ns, key, barred)
+        return live, dispatch.choose_but(self.state, BALANCER, 0, len(barred))
 
     def check(self) -> None:
         """What both sides remember is the same, bit for bit, draws of random numbers included."""

@@ -287,6 +287,80 @@ def test_a_refused_flow_ends_at_the_server_that_is_up_under_every_rule(name: str
     assert run.world.state.flows["retries"].max() == 1
 
 
+@pytest.mark.parametrize("name", RULES)
+def test_no_server_that_refused_a_flow_is_asked_again(name: str) -> None:
+    """Two of three are dead: whichever a flow meets first, it ends at the third."""
+    of = scenario(
+        Servers(count=3),
+        arrivals=Arrivals(rate_per_s=0.5),
+        events=tuple(Event(at_s=0.0, server=at, kind="fail") for at in (0, 2)),
+        detect_s=999.0,
+    )
+    run = Run(of, rule(name), 1)
+    result = run.finish()
+    assert set(result.outcome.tolist()) == {FINISHED}
+    assert set(result.server.tolist()) == {1}
+    assert run.world.state.flows["retries"].max() in (1, 2)
+
+
+def test_a_change_of_the_servers_leaves_what_was_learnt_of_the_others() -> None:
+    """As live: who is removed counts until the next change, and until its flows are over."""
+    of = scenario(
+        Servers(count=3),
+        Servers(spare=True),
+        events=(
+            Event(at_s=10.0, server=1, kind="remove"),
+            Event(at_s=30.0, server=3, kind="add"),
+            Event(at_s=50.0, server=1, kind="add"),
+        ),
+    )
+    run = Run(of, rule("ewma"), 1)
+    world = run.world
+    for at_s, known, gone in ((10.0, [0, 1, 2], []), (30.0, [0, 1, 2], [1]), (50.0, [0, 2, 3], [])):
+        run.advance(np.nextafter(at_s, 0.0))
+        means, counts = world.state.mean_ns[0].copy(), world.state.views["count"][0].copy()
+        assert np.flatnonzero(counts).tolist() == known
+        run.advance(at_s)
+        means[gone] = counts[gone] = 0.0
+        np.testing.assert_array_equal(world.state.mean_ns[0], means)
+        np.testing.assert_array_equal(world.state.views["count"][0], counts)
+    run.finish()
+    assert world.state.views["count"].all(), "all four have answered since"
+
+
+def test_a_server_that_comes_says_that_it_is_idle_and_a_dead_one_does_not() -> None:
+    """Join idle queue: added, recovered and noticed, or recovered before anybody noticed."""
+    of = scenario(
+        Servers(count=2),
+        Servers(spare=True),
+        events=(
+            Event(at_s=2.0, server=0, kind="fail"),
+            Event(at_s=2.0, server=1, kind="fail"),
+            Event(at_s=4.0, server=0, kind="recover"),
+            Event(at_s=9.0, server=1, kind="recover"),
+            Event(at_s=20.0, server=2, kind="add"),
+        ),
+        detect_s=5.0,
+    )
+    # The one at 3 finds both in the list, and dead; the one at 21 takes who is first in it.
+    flows = given_flows([3.0, 21.0, 21.0, 21.0], [[1.0]] * 4)
+    run = Run(of, rule("jiq"), 0, flows)
+    listed = []
+    for now_s in (1.0, 3.5, 4.5, 10.0, 14.5, 20.5, 21.5):
+        run.advance(now_s)
+        listed.append(run.world.state.servers["listed"].tolist())
+    assert listed == [
+        [1, 1, 0],
+        [0, 0, 0],
+        [1, 0, 0],
+        [1, 0, 0],
+        [1, 1, 0],
+        [1, 1, 1],
+        [0, 0, 0],
+    ]
+    assert sorted(run.finish().server[1:].tolist()) == [0, 1, 2]
+
+
 def test_a_backend_that_is_added_again_is_another() -> None:
     of = scenario(
         Servers(count=2),

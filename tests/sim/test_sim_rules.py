@@ -29,12 +29,13 @@ ticks = st.integers(0, 2000)
 operation = st.one_of(
     st.tuples(st.just("choose"), st.integers(0, 2**62)),
     st.tuples(st.just("choices"), st.integers(1, 40)),
-    st.tuples(st.just("choose but"), st.integers(0, 2**62), slot_number),
+    st.tuples(st.just("choose but"), st.integers(0, 2**62), st.lists(slot_number, max_size=6)),
     st.tuples(st.just("sample"), slot_number, duration_ns, ticks),
     st.tuples(st.just("samples"), slot_number, duration_ns, st.integers(1, 3 * FORGIVE_FLOWS)),
     st.tuples(st.just("fail"), slot_number, duration_ns),
     st.tuples(st.just("end"), slot_number, ticks),
     st.tuples(st.just("usable"), st.sets(slot_number)),
+    st.tuples(st.just("backends"), st.sets(slot_number, min_size=1), st.sets(slot_number)),
     st.tuples(st.just("weight"), st.lists(st.floats(0.01, 100.0), min_size=20, max_size=20)),
 )
 
@@ -50,8 +51,13 @@ def replay(pair: Pair, operations: list[tuple]) -> int:
                 for number in range(count):
                     compared += _choose(pair, number)
             case "choose but", [key, barred]:
-                live, compiled = pair.choose_but(key, barred % slots)
+                tried = sorted({slot % slots for slot in barred})
+                before = pair.state.usable[: len(pair.load.usable)].tolist()
+                live, compiled = pair.choose_but(key, tried)
                 assert compiled == live
+                assert live not in tried
+                assert pair.state.usable[: len(before)].tolist() == before
+                assert pair.state.world[0]["usable"] == len(before)
             case "sample", [slot, duration, passed]:
                 pair.pass_time(passed)
                 pair.end(slot % slots, passed)
@@ -65,7 +71,11 @@ def replay(pair: Pair, operations: list[tuple]) -> int:
             case "end", [slot, age_ticks]:
                 pair.end(slot % slots, age_ticks)
             case "usable", [some]:
-                pair.set_usable(sorted({slot % slots for slot in some}))
+                pair.set_usable(sorted({slot % slots for slot in some}.intersection(pair.present)))
+            case "backends", [present, gone]:
+                pair.change_backends(
+                    sorted({slot % slots for slot in present}), {slot % slots for slot in gone}
+                )
             case "weight", [weight]:
                 pair.set_weight(weight[:slots])
         if kind not in ("choose", "choices", "choose but"):
@@ -121,6 +131,9 @@ def test_a_long_random_walk(name: str, slots: int) -> None:
         if turn % 500 == 499:
             out = set(rng.integers(slots, size=2).tolist())
             pair.set_usable([slot for slot in range(slots) if slot not in out])
+        if turn % 600 == 599:
+            gone = set(rng.integers(slots, size=2).tolist())
+            pair.change_backends(list(range(turn // 600 % 2, slots)), gone)
     pair.choose(0)
     pair.check()
 

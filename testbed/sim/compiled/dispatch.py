@@ -62,14 +62,31 @@ def _refresh_wrr(s: State, m: int) -> None:
             s.views[m, slot].credit = 0.0
 
 
+@outer
+def forget(s: State, m: int, slot: int) -> None:
+    """`slot` is another backend's or nobody's; `refresh` is to follow. Mirrors `inherit`."""
+    balancer, view = s.balancers[m], s.views[m, slot]
+    latency.forget(s, m, slot)
+    balancer.unseen += 1 - view.unseen
+    view.unseen = 1
+    view.credit = 0.0
+
+
+@inner
+def _per_flow_ns(s: State, m: int, slot: int, time_ns: float) -> float:
+    return time_ns / max(s.q[m, slot], 1.0)
+
+
 @inner
 def sampled(s: State, m: int, slot: int, now_ns: float, duration_ns: float) -> None:
-    """A flow on `slot` was answered after `duration_ns`."""
+    """A flow on `slot`, which counts yet, was answered after `duration_ns`."""
     balancer = s.balancers[m]
     policy = balancer.policy
     by_cost = policy == EWMA or policy == RESIDUAL
     if not by_cost and policy != LEAST_TIME and policy != HCL:
         return
+    if policy == HCL:
+        duration_ns = _per_flow_ns(s, m, slot, duration_ns)
     others_too = balancer.failing > 0 or balancer.unseen > 0
     mean_ns = latency.add(s, m, slot, now_ns, duration_ns)
     if balancer.samples % FORGIVE_FLOWS == 0 and latency.forgive(s, m):
@@ -99,13 +116,15 @@ def _seen(s: State, m: int, slot: int) -> None:
 
 @outer
 def failed(s: State, m: int, slot: int, age_ns: float) -> None:
-    """`slot` failed a flow that was `age_ns` old."""
+    """`slot` failed a flow that was `age_ns` old, and counts no more."""
     policy = s.balancers[m].policy
     if policy == EWMA or policy == RESIDUAL:
         latency.add_failure(s, m, slot, age_ns)
         refresh(s, m)
-    elif policy == LEAST_TIME or policy == HCL:
+    elif policy == LEAST_TIME:
         latency.add_failure(s, m, slot, age_ns)
+    elif policy == HCL:
+        latency.add_failure(s, m, slot, _per_flow_ns(s, m, slot, age_ns))
 
 
 @inner
@@ -145,35 +164,48 @@ def choose(s: State, m: int, flow: int) -> int:
 
 @outer
 def choose_but(s: State, m: int, flow: int, barred: int) -> int:
-    """The slot for `flow`, but not `barred`; or NONE."""
+    """The slot for `flow`, but none of the first `barred` that it tried; or NONE."""
     world = s.world[0]
-    if s.balancers[m].policy in BY_TABLE:
-        return _next_in_table(s, flow, barred)
-    place = -1
-    for at in range(world.usable):
-        if s.usable[at] == barred:
-            place = at
-    if place < 0:
-        return choose(s, m, flow)
-    for at in range(place, world.usable - 1):
-        s.usable[at] = s.usable[at + 1]
-    world.usable -= 1
+    count, left = world.usable, 0
+    for at in range(count):
+        slot = s.usable[at]
+        if not _tried(s, flow, slot, barred):
+            # To the front; what is barred moves up, and back into order below.
+            for hole in range(at, left, -1):
+                s.usable[hole] = s.usable[hole - 1]
+            s.usable[left] = slot
+            left += 1
+    world.usable = left
+    if left == 0:
+        chosen = NONE
+    elif s.balancers[m].policy in BY_TABLE:
+        chosen = _next_in_table(s, flow, barred)
+    else:
+        refresh(s, m)
+        chosen = choose(s, m, flow)
+    for at in range(left, count):
+        slot, hole = s.usable[at], at
+        while hole > 0 and s.usable[hole - 1] > slot:
+            s.usable[hole] = s.usable[hole - 1]
+            hole -= 1
+        s.usable[hole] = slot
+    world.usable = count
     refresh(s, m)
-    slot = choose(s, m, flow)
-    for at in range(world.usable, place, -1):
-        s.usable[at] = s.usable[at - 1]
-    s.usable[place] = barred
-    world.usable += 1
-    refresh(s, m)
-    return slot
+    return chosen
+
+
+@inner
+def _tried(s: State, flow: int, slot: int, count: int) -> bool:
+    for at in range(count):
+        if s.tried[flow, at] == slot:
+            return True
+    return False
 
 
 @inner
 def _next_in_table(s: State, flow: int, barred: int) -> int:
-    if s.world[0].usable == 0 or (s.world[0].usable == 1 and s.usable[0] == barred):
-        return NONE
     at = s.flows[flow].client % TABLE_SIZE
-    while s.table[at] == barred:
+    while _tried(s, flow, s.table[at], barred):
         at = (at + 1) % TABLE_SIZE
     return s.table[at]
 
@@ -267,7 +299,7 @@ def _hcl(s: State, m: int, count: int) -> int:
     best, best_score = NONE, np.inf
     for slot in pool:
         if q[slot] <= balancer.hot_above:
-            score = s.filled_ns[slot] * (1.0 + 1e-9 * uniform(s))
+            score = s.filled_ns[slot] * (q[slot] + 1.0) * (1.0 + 1e-9 * uniform(s))
             if best == NONE or score < best_score:
                 best, best_score = slot, score
     if best != NONE:

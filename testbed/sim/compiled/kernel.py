@@ -109,9 +109,10 @@ def _send(s: State, i: int, slot: int) -> int:
 
 @outer
 def _retry(s: State, i: int) -> int:
-    """At another server than the one that refused."""
+    """At another server than those that refused."""
     flow = s.flows[i]
-    slot = dispatch.choose_but(s, flow.balancer, i, flow.server)
+    s.tried[i, flow.retries] = flow.server
+    slot = dispatch.choose_but(s, flow.balancer, i, flow.retries + 1)
     if slot == NONE:
         flow.outcome = FAILED
         return _AWAY
@@ -166,7 +167,7 @@ def _leave(s: State, i: int) -> int:
     slot, count = flow.server, s.q.shape[1]
     if s.balancers[0].policy == JIQ:
         cpu, io = s.stations[slot], s.stations[slot + count]
-        if cpu.serving + cpu.waiting + io.serving == 0:
+        if s.servers[slot].up and cpu.serving + cpu.waiting + io.serving == 0:
             dispatch.idle(s, slot)
     return _defer(s, flow.back_s, 2 * i + 1, _LAND)
 
@@ -177,28 +178,29 @@ def _land(s: State, i: int) -> int:
     now_s, flow = s.world[0].now_s, s.flows[i]
     m, slot = flow.balancer, flow.server
     flow.done_s = now_s
+    view = s.views[m, slot]
+    duration_ns = (now_s - flow.at_s) * 1e9
+    if flow.outcome == FINISHED:
+        # The first byte of an answer comes before a flow's end: it counts itself yet.
+        view.answered += 1
+        view.duration_ns += int(duration_ns)
+        at = int(uniform(s) * s.duration_ns.shape[2])
+        now_ns = clock_ns(now_s)
+        s.duration_ns[m, slot, at] = np.uint64(duration_ns)
+        s.duration_t_ns[m, slot, at] = np.uint64(now_ns)
+        dispatch.sampled(s, m, slot, float(now_ns), duration_ns)
     s.q[m, slot] -= 1.0
     s.servers[slot].flows -= 1.0
-    view = s.views[m, slot]
     view.start_s -= flow.at_s
-    if s.q[m, slot] == 0.0:
-        view.start_s = 0.0  # what rounding left
-    duration_ns = (now_s - flow.at_s) * 1e9
     if flow.outcome != FINISHED:
         view.failed += 1
         dispatch.failed(s, m, slot, duration_ns)
-        if flow.outcome == REFUSED:
-            if flow.retries < RETRIES:
-                return _retry(s, i)
-            flow.outcome = FAILED
-        return _AWAY
-    view.answered += 1
-    view.duration_ns += int(duration_ns)
-    at = int(uniform(s) * s.duration_ns.shape[2])
-    now_ns = clock_ns(now_s)
-    s.duration_ns[m, slot, at] = np.uint64(duration_ns)
-    s.duration_t_ns[m, slot, at] = np.uint64(now_ns)
-    dispatch.sampled(s, m, slot, float(now_ns), duration_ns)
+    if s.q[m, slot] == 0.0:
+        view.start_s = 0.0  # what rounding left
+    if flow.outcome == REFUSED:
+        if flow.retries < RETRIES:
+            return _retry(s, i)
+        flow.outcome = FAILED
     return _AWAY
 
 

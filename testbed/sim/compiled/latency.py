@@ -60,6 +60,15 @@ def add_failure(s: State, m: int, slot: int, age_ns: float) -> None:
 
 
 @outer
+def forget(s: State, m: int, slot: int) -> None:
+    """What `LatencyAverages.inherit` knows of a slot whose backend does not stay."""
+    view = s.views[m, slot]
+    s.mean_ns[m, slot] = view.count = view.last_ns = 0.0
+    view.sampled_at = s.balancers[m].samples
+    _discharge(s, m, slot, 1.0)
+
+
+@outer
 def _discharge(s: State, m: int, slot: int, charge: float) -> None:
     view = s.views[m, slot]
     if charge <= 1.0:
