@@ -8,17 +8,20 @@ DEMO_READY := $(if $(LEARN),$(VENV)/.learn,$(VENV)/.demo)
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
 
 # Where `make install` puts things; docs/deployment.md has the layout. DESTDIR is for packagers.
+# It needs no torch either, but with LEARN=1.
 PREFIX ?= /usr/local
 SYSCONFDIR ?= /etc
-EXTRAS ?= [agent,learn]
+EXTRAS ?= [agent,top$(if $(LEARN),$(COMMA)learn)]
+COMMA := ,
 LIB := $(PREFIX)/lib/lbd
 UNITS := lbd.service lbd-agent.service lbd.socket
 
-.PHONY: demo test test-slow test-scenarios check bench fuzz docs install uninstall clean
+.PHONY: demo test test-slow test-scenarios testbed-deps testbed-smoke check bench \
+    experiments fuzz docs install uninstall clean
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(INSTALL) '.[agent,learn,testbed,sim,dev]'
+	$(INSTALL) '.[agent,learn,top,testbed,lab,sim,dev]'
 	touch $@ $(VENV)/.learn $(VENV)/.demo
 
 $(VENV)/.learn: pyproject.toml constraints.txt
@@ -41,7 +44,14 @@ test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
 
 test-scenarios: $(READY)
-	timeout 1200 $(BIN)/python -m pytest -m scenario tests/scenarios
+	timeout 1200 $(BIN)/python -m pytest -m scenario tests/scenarios tests/lbd
+
+# Both as root; docs/testbed.md.
+testbed-deps:
+	testbed/lab/deps.sh
+
+testbed-smoke: $(READY)
+	$(BIN)/python -m pytest -m smoke tests/lab
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -51,6 +61,10 @@ check: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m testbed bench
+
+# ON=namespaces for real servers, as root; FULL=1 for hours instead of minutes.
+experiments: $(READY)
+	$(BIN)/python -m testbed run --all $(if $(ON),--on $(ON)) $(if $(FULL),--full)
 
 docs: $(READY)
 	$(BIN)/mkdocs build --strict
@@ -70,7 +84,7 @@ install:
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/lbd/img docs/img/*
 	test -e $(DESTDIR)$(SYSCONFDIR)/lbd/lbd.yaml || { \
 	    install -d $(DESTDIR)$(SYSCONFDIR)/lbd && \
-	    sed 's,save: state,save: /var/lib/lbd,' deploy/lbd.yaml > $(DESTDIR)$(SYSCONFDIR)/lbd/lbd.yaml; }
+	    sed 's,save: state,save: /var/lib/lbd,;s,^# api: ,api: ,' deploy/lbd.yaml > $(DESTDIR)$(SYSCONFDIR)/lbd/lbd.yaml; }
 
 # The configuration and what was learned (/var/lib/lbd) stay.
 uninstall:
@@ -82,7 +96,7 @@ FUZZ_S ?= 600
 
 fuzz: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[fuzz]'
-	for target in proxy client_hello config; do \
+	for target in proxy client_hello feedback config; do \
 		mkdir -p build/fuzz/$$target && $(BIN)/python -m fuzz.$$target -max_total_time=$(FUZZ_S) \
 			-artifact_prefix=build/fuzz/$$target- build/fuzz/$$target fuzz/seeds/$$target || exit 1; \
 	done

@@ -1,4 +1,4 @@
-"""Mean flow durations a backend over several memories, from the counters of the data plane.
+"""Mean flow durations and queues a backend over several memories, from the data plane's counters.
 
 Lives here: pure arithmetic on two totals, answers and the sum of their durations. Counters miss no
 flow, where a reservoir remembers some; so a memory may be as long as heavy tails need.
@@ -50,7 +50,8 @@ class Averages:
     """N backends in the order of `identity`, K memories.
 
     answers_total, duration_total_ns (N,): the counters as last seen. weight (N, K) in [0, 1]: how
-    much of a memory is filled; total_s (N, K): mean times weight. answers, duration_ns: of all
+    much of a memory is filled; total_s (N, K): mean times weight; time_s (N, K): what passed
+    meanwhile, in seconds a flow of the memory. answers, duration_ns: of all
     backends since the step before. seen (N,) in [0, 1]: how much of ELASTICITY_TAU_S a backend has
     been there; flows_mean, rate_per_s (N,): means of q and of answers a second, times `seen`.
     slope_xy, slope_xx: sums of the regression behind `elasticity`.
@@ -61,6 +62,7 @@ class Averages:
     duration_total_ns: Ints
     weight: Float64
     total_s: Float64
+    time_s: Float64
     answers: int
     duration_ns: int
     seen: Float64
@@ -76,6 +78,21 @@ class Averages:
         own = self.total_s * np.array(MEMORIES_FLOWS)
         means: Float64 = (own + PRIOR_FLOWS * pooled) / (flows + PRIOR_FLOWS)
         return means
+
+    def busy(self) -> Float64:
+        """(N, K) flows of this balancer that wait for an answer, in the mean: n_j = lambda_j L_j.
+
+        Little's law: the sum of durations over the time in which they ended. Drawn to all backends'
+        by PRIOR_FLOWS, as the means are; 0 where nothing was answered.
+        """
+        filled = np.maximum(self.weight.sum(axis=0), 1e-12)
+        pooled_s, pooled_gap_s = self.total_s.sum(axis=0) / filled, self.time_s.sum(axis=0) / filled
+        memory = np.array(MEMORIES_FLOWS)
+        time_s = self.time_s * memory + PRIOR_FLOWS * pooled_gap_s
+        flows: Float64 = (self.total_s * memory + PRIOR_FLOWS * pooled_s) / np.maximum(
+            time_s, 1e-12
+        )
+        return flows
 
     def charge(self) -> Float64:
         """(N,) at least 1: what a mean must be multiplied by where a backend answers too early.
@@ -115,13 +132,15 @@ def follow(snapshot: Snapshot, before: Averages | None, step_s: float) -> Averag
     nothing = np.zeros(count)
     xy = xx = 0.0
     if before is None:
-        known_answers, known_ns, weight, total_s = zeros, zeros, empty, empty
+        known_answers, known_ns = zeros, zeros
+        weight = total_s = time_s = empty
         seen = flows_mean = rate_per_s = nothing
     else:
         known_answers = carry(identity, before.identity, before.answers_total, zeros)
         known_ns = carry(identity, before.identity, before.duration_total_ns, zeros)
         weight = carry(identity, before.identity, before.weight, empty)
         total_s = carry(identity, before.identity, before.total_s, empty)
+        time_s = carry(identity, before.identity, before.time_s, empty)
         seen = carry(identity, before.identity, before.seen, nothing)
         flows_mean = carry(identity, before.identity, before.flows_mean, nothing)
         rate_per_s = carry(identity, before.identity, before.rate_per_s, nothing)
@@ -149,6 +168,12 @@ def follow(snapshot: Snapshot, before: Averages | None, step_s: float) -> Averag
     middle = rate_per_s.sum() / max(count, 1)
     starved = (seen > 0.3) & (rate_per_s < STARVED_SHARE * middle)
     fade[starved] *= 0.5 ** (answers.sum() / (FORGIVE_FLOWS * max(count, 1)))
+    total_s = fade * keep * total_s + (1.0 - keep) * mean_s[:, None]
+    if before is None:
+        # Since when the counters count is not known: as if the queues had always been those of now.
+        time_s = total_s / (flows[:, None] + 1.0)
+    else:
+        time_s = fade * keep * time_s + step_s * share
     return Averages(
         identity=identity,
         answers_total=answers_total,
@@ -156,7 +181,8 @@ def follow(snapshot: Snapshot, before: Averages | None, step_s: float) -> Averag
         answers=int(answers.sum()) if before is not None else 0,
         duration_ns=int(duration_ns.sum()) if before is not None else 0,
         weight=fade * keep * weight + (1.0 - keep),
-        total_s=fade * keep * total_s + (1.0 - keep) * mean_s[:, None],
+        total_s=total_s,
+        time_s=time_s,
         seen=seen + (1.0 - elapsed) * (1.0 - seen),
         flows_mean=flows_mean + (1.0 - elapsed) * (flows - flows_mean),
         rate_per_s=rate_per_s + (1.0 - elapsed) * (answers / step_s - rate_per_s),

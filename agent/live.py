@@ -43,10 +43,9 @@ log = logging.getLogger(__name__)
 
 RETRY_NS: Final = 100_000_000
 """How often a region that is not there is looked for."""
-MODES: Final = {"learn": 1, "frozen": 2, "shadow": 3}
-"""As the region's `mode` word tells them."""
-ORDERED: Final = {lo.AGENT_SHADOW: 3, lo.AGENT_PAUSE: 4}
-"""The same, of what an operator asked for: paused, it lets its weights expire."""
+MODES: Final = {name: word for word, name in lo.AGENT_MODES.items()}
+ORDERED: Final = {lo.AGENT_SHADOW: MODES["shadow"], lo.AGENT_PAUSE: MODES["paused"]}
+"""Of what an operator asked for."""
 SHADOW_EVERY_NS: Final = 60 * 10**9
 LEAST_REPLAY_STEPS: Final = 512
 """Of the learner, however many backends there may be: less is too little to draw from."""

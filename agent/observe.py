@@ -75,10 +75,10 @@ class Observation:
     """One service at `now_ns`, N backends in the snapshot's order.
 
     features (N, FEATURE_COUNT) f32, service (SERVICE_COUNT,) f32.
-    duration_s (N,): estimate of l_j for rewards, a mean of the last second or two; latency_s:
-    L_j at each of MEMORIES_FLOWS (N, K), of which the base is made. duration_s counts flows still
-    open by their age; both charge flows that failed without an answer (`charge_failed`), which the
-    features show only as the share they are.
+    duration_s (N,): estimate of l_j for rewards, a mean of the last second or two; latency_s and
+    busy: L_j and n_j at each of MEMORIES_FLOWS (N, K), of which the base is made. duration_s counts
+    flows still open by their age; it and latency_s charge flows that failed without an answer
+    (`charge_failed`), which the features show only as the share they are.
     service_duration_s: mean of all valid duration samples (0 if there are none).
     arrivals: flows accepted since the observation before. idle: none of those and none open.
     log_speed, recent_flows, recent_failed (N,), totals, averages: carried on to the next one.
@@ -90,6 +90,7 @@ class Observation:
     service: Float32
     duration_s: Float64
     latency_s: Float64
+    busy: Float64
     service_duration_s: float
     arrivals: int
     idle: bool
@@ -333,6 +334,7 @@ def observe(
         service=_service_features(snapshot, both, service_s, averages, previous),
         duration_s=duration_s,
         latency_s=latency_s,
+        busy=averages.busy(),
         service_duration_s=service_s,
         arrivals=int(arrived.sum()),
         idle=not arrived.any() and not snapshot.flows.any(),

@@ -17,9 +17,9 @@ Decoding = Literal["continuous", "levels"]
 
 HIDDEN = 64
 
-ACTIONS = ("factor", "offset", "memory")
+ACTIONS = ("factor", "offset", "memory", "busy")
 """What a policy decides of each backend, each in (-1, 1): log g_j over its bound; log b over its
-bound and the place among the memories of L, whose means over the backends count."""
+bound, the place among the memories and that of kappa, whose means over the backends count."""
 
 
 class SettingsError(ValueError):
@@ -37,9 +37,10 @@ class PolicySettings:
 
     max_ratio: bound of the largest over the smallest weight a.
     factor_ratio: the same of g over base 'latency'; over base 'none' it is max_ratio.
-    base: 'latency' makes a_j = g_j / L_j, 'none' a_j = g_j.
+    base: 'latency' makes a_j = g_j (1 + kappa n_j) / L_j, 'none' a_j = g_j.
     offset_ratio: b, which dispatch adds to q, is within 1 / offset_ratio and offset_ratio; 1 makes
     it 1, the rule without one.
+    busy_most: the largest kappa.
     decoding: 'continuous', or 'levels' for the published set {1.0, 1.2 … 2.0}.
     recurrent: False holds the hidden state at zero: a policy without memory.
     noise_correlation: of exploration from one step to the next; the noise stays N(0, 1) at every
@@ -49,6 +50,7 @@ class PolicySettings:
     max_ratio: float = 16.0
     factor_ratio: float = 4.0
     offset_ratio: float = 8.0
+    busy_most: float = 2.0
     base: Base = "latency"
     decoding: Decoding = "continuous"
     recurrent: bool = True
@@ -63,6 +65,7 @@ class PolicySettings:
             math.isfinite(self.offset_ratio) and self.offset_ratio >= 1.0,
             "offset_ratio must be >= 1",
         )
+        _require(math.isfinite(self.busy_most) and self.busy_most >= 0.0, "busy_most must be >= 0")
         _require(self.base in ("latency", "none"), f"unknown base {self.base!r}")
         _require(self.decoding in ("continuous", "levels"), f"unknown decoding {self.decoding!r}")
         _require(0.0 <= self.noise_correlation < 1.0, "noise_correlation must be in [0, 1)")

@@ -79,6 +79,13 @@ class Check(Probe):
     port: int | None = Field(
         default=None, ge=1, le=65535, description="The port to check; null for the backend's own."
     )
+    proxy: Literal[1, 2] | None = Field(
+        default=None,
+        description=(
+            "The version of the PROXY header that a check begins with, for backends that demand "
+            "one: UNKNOWN or LOCAL, since it speaks for no client; null for none."
+        ),
+    )
     expect: str = Field(
         default="",
         max_length=1024,

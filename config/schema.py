@@ -337,6 +337,13 @@ class Service(Section):
             raise ValueError(f"no per_source, and no overload: shed, for {_DATAGRAMS}")
         return limits
 
+    @field_validator("health")
+    @classmethod
+    def _checks_connect(cls, health: Health, info: ValidationInfo) -> Health:
+        if _datagrams(info) and health.check is not None and health.check.port is None:
+            raise ValueError(f"a check with a port, for checks connect by TCP, and {_DATAGRAMS}")
+        return health
+
     @field_validator("responses")
     @classmethod
     def _only_datagrams_are_counted(cls, responses: int | None, info: ValidationInfo) -> int | None:

@@ -9,13 +9,11 @@ import argparse
 import json
 import os
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console, RenderableType
-from rich.live import Live
 
 from config.exit_codes import EXIT_OK, EXIT_RUNTIME
 from config.load import ConfigError
@@ -24,18 +22,22 @@ from lbctl.client import ApiError, Client
 from lbctl.save import SaveError, save
 
 DEFAULT_SOCKET: Final = "/run/lbd/api.sock"
+PIPED_COLUMNS: Final = 1000
 EXIT_REFUSED: Final = EXIT_RUNTIME
 
-Shown = tuple[Any, Callable[[Any], RenderableType]]
+
+class CommandError(Exception):
+    """The command cannot be done here; the message says why."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Exit codes: 0 done, 1 refused or not reached, 2 usage."""
     arguments = _parser().parse_args(argv)
-    console = Console(soft_wrap=not sys.stdout.isatty())
+    # What is piped elsewhere is as wide as it is.
+    console = Console(width=None if sys.stdout.isatty() else PIPED_COLUMNS)
     try:
         arguments.run(Client(arguments.socket), arguments, console)
-    except (ApiError, ConfigError, SaveError, OSError) as error:
+    except (ApiError, CommandError, ConfigError, SaveError, OSError) as error:
         print(f"lbctl: {error}", file=sys.stderr)
         return EXIT_REFUSED
     except KeyboardInterrupt:
@@ -70,9 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     found = command("flows", _flows, "the oldest open flows of a service", "service")
     found.add_argument("--limit", type=int, default=100)
     command("explain", _explain, "why each worker's last choice fell as it did", "service")
-    found = command("top", _top, "status and backends, live")
+    found = command("top", _top, "services and backends, live (the extra `top`)")
     found.add_argument("--interval", type=float, default=1.0, metavar="SECONDS")
-    found.add_argument("--count", type=int, default=0, help="looks to take; 0 for no end")
     command("changes", _changes, "what was changed at run time, against the file")
     command("config", _config, "the configuration in force")
     found = command("set", _set, "change a backend", "service", "backend")
@@ -128,18 +129,15 @@ def _explain(client: Client, arguments: argparse.Namespace, console: Console) ->
 
 
 def _top(client: Client, arguments: argparse.Namespace, console: Console) -> None:
-    def look() -> RenderableType:
-        found = client.ask("GET", "status")
-        names = [service["name"] for service in found["services"]]
-        rows = [(name, client.ask("GET", "services", name, "backends")) for name in names]
-        return show.top(found, rows)
-
-    with Live(look(), console=console, screen=console.is_terminal, auto_refresh=False) as live:
-        taken = 1
-        while taken != arguments.count:
-            time.sleep(arguments.interval)
-            live.update(look(), refresh=True)
-            taken += 1
+    # Here: what has no screen needs no textual.
+    try:
+        from lbctl.top import TIMEOUT_S, Look, Top
+    except ModuleNotFoundError as error:
+        raise CommandError(f"top needs {error.name}: pip install 'lbd[top]'") from None
+    if not console.is_terminal:
+        raise CommandError("top needs a terminal; `status` and `backends` print once")
+    quick = Client(arguments.socket, TIMEOUT_S)
+    Top(lambda: Look.take(quick), arguments.interval).run()
 
 
 def _changes(client: Client, arguments: argparse.Namespace, console: Console) -> None:
@@ -160,7 +158,7 @@ def _set(client: Client, arguments: argparse.Namespace, console: Console) -> Non
         try:
             values = {"weight" if key == "weight" else "max_connections": number(text)}
         except ValueError:
-            raise ApiError(f"{key}: found {text!r}, expected a number") from None
+            raise CommandError(f"{key}: found {text!r}, expected a number") from None
     _change(client, arguments, console, values)
 
 
@@ -210,6 +208,10 @@ def _reload(client: Client, arguments: argparse.Namespace, console: Console) -> 
 
 
 def _save(client: Client, arguments: argparse.Namespace, console: Console) -> None:
-    path = arguments.file or Path(client.ask("GET", "status")["config"])
+    own = Path(client.ask("GET", "status")["config"])
+    path = arguments.file or own
     saved = save(path, client.ask("GET", "config"))
     print(f"{path}: {'saved' if saved else 'says so already'}")
+    if saved and path == own:
+        # It says what is in force; now the daemon knows that it does.
+        client.ask("POST", "reload")

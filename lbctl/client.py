@@ -21,8 +21,8 @@ class ApiError(Exception):
 
 
 class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("lbd", timeout=TIMEOUT_S)
+    def __init__(self, path: str, timeout_s: float) -> None:
+        super().__init__("lbd", timeout=timeout_s)
         self._path = path
 
     def connect(self) -> None:
@@ -34,8 +34,9 @@ class _Connection(http.client.HTTPConnection):
 class Client:
     """`path` of the socket. Every method raises ApiError."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, timeout_s: float = TIMEOUT_S) -> None:
         self.path = path
+        self._timeout_s = timeout_s
 
     def ask(
         self,
@@ -48,7 +49,7 @@ class Client:
         target = "/v1/" + "/".join(quote(part, safe="") for part in parts)
         if query:
             target += "?" + urlencode(query)
-        connection = _Connection(self.path)
+        connection = _Connection(self.path, self._timeout_s)
         try:
             connection.request(method, target, body=None if body is None else json.dumps(body))
             answer = connection.getresponse()

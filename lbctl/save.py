@@ -27,6 +27,8 @@ def save(path: Path, in_force: Mapping[str, Any]) -> bool:
 
     Raises SaveError where another file came of it than was meant, ConfigError, OSError.
     """
+    # Not the link to it, where it is one.
+    path = path.resolve()
     wanted = dict(in_force)
     text = path.read_text()
     before = load(path).model_dump(mode="json")
@@ -39,7 +41,7 @@ def save(path: Path, in_force: Mapping[str, Any]) -> bool:
     _update(document, before, wanted)
     out = StringIO()
     yaml.dump(document, out)
-    mode = path.stat().st_mode & 0o777
+    status = path.stat()
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     made = Path(name)
     try:
@@ -47,7 +49,10 @@ def save(path: Path, in_force: Mapping[str, Any]) -> bool:
             file.write(out.getvalue())
             file.flush()
             os.fsync(file.fileno())
-        made.chmod(mode)
+        # Whoever could read the old one, the daemon above all, can read this one.
+        if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
+            os.chown(made, status.st_uid, status.st_gid)
+        made.chmod(status.st_mode & 0o777)
         if load(made).model_dump(mode="json") != wanted:
             raise SaveError(f"{path}: what is in force cannot be written into this file")
         made.replace(path)

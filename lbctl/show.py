@@ -5,8 +5,8 @@ Lives here: columns and units. Never here: asking (`lbctl.client`), the terminal
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -25,67 +25,86 @@ _STATE_STYLE = {
 }
 
 
+SERVICE_COLUMNS = (
+    *("service", "listen", "policy", "weights", "usable", "flows", "queued", "accepted"),
+    *("agent", "reward", "in force"),
+)
+BACKEND_COLUMNS = (
+    *("backend", "address", "state", "weight", "configured", "flows", "limit"),
+    *("sessions", "failures", "connect", "response", "p99"),
+)
+
+
 def status(found: Values) -> RenderableType:
-    lines = [
-        f"lbd {found['version']}, pid {found['pid']}, up {_time(found['uptime_s'])}, "
-        f"{found['config']}",
-        f"you may {found['level']}; {found['changes']} keys changed at run time; "
-        f"{found['worker_restarts_total']} worker restarts, "
-        f"{found['draining_workers']} former workers draining",
-    ]
     workers = _table("worker", "pid", "heartbeat")
     for worker in found["workers"]:
         workers.add_row(
             str(worker["number"]), _or_dash(worker["pid"]), _ago(worker["heartbeat_age_s"])
         )
-    services = _table(
-        *("service", "listen", "policy", "weights", "usable", "flows", "queued", "accepted"),
-        *("agent", "reward", "in force"),
-    )
+    services = _table(*SERVICE_COLUMNS)
     for service in found["services"]:
-        agent = service["agent"]
-        mode = agent["mode"] or "none"
-        services.add_row(
-            service["name"],
-            service["listen"],
-            service["policy"],
-            service["weights"],
-            f"{service['usable']}/{service['backends']}",
-            f"{service['flows']}/{service['max_connections']}",
-            str(service["queued"]),
-            str(service["accepted_total"]),
-            mode if agent["order"] == "none" else f"{mode} ({agent['order']} ordered)",
-            "-" if agent["reward"] is None else f"{agent['reward']:.3f}",
-            f"{agent['weights_in_force']} workers",
-        )
-    return Group(*lines, workers, services)
+        services.add_row(*service_cells(service))
+    return Group(*daemon(found), workers, services)
+
+
+def daemon(found: Values) -> list[str]:
+    """Two lines of a status."""
+    running = sum(worker["pid"] is not None for worker in found["workers"])
+    return [
+        f"lbd {found['version']}, pid {found['pid']}, up {_time(found['uptime_s'])}, "
+        f"{found['config']}",
+        f"you may {found['level']}; {found['changes']} keys changed at run time; "
+        f"{running} of {len(found['workers'])} workers, "
+        f"restarts: {found['worker_restarts_total']}, "
+        f"draining: {found['draining_workers']}",
+    ]
+
+
+def service_cells(service: Values) -> list[str | Text]:
+    """A row of SERVICE_COLUMNS."""
+    agent = service["agent"]
+    mode = agent["mode"] or "none"
+    return [
+        service["name"],
+        service["listen"],
+        service["policy"],
+        service["weights"],
+        f"{service['usable']}/{service['backends']}",
+        f"{service['flows']}/{service['max_connections']}",
+        str(service["queued"]),
+        str(service["accepted_total"]),
+        mode if agent["order"] == "none" else f"{mode} ({agent['order']} ordered)",
+        "-" if agent["reward"] is None else f"{agent['reward']:.3f}",
+        f"{agent['weights_in_force']} workers",
+    ]
 
 
 def backends(service: str, found: Values) -> RenderableType:
-    table = _table(
-        *("backend", "address", "state", "weight", "configured", "flows", "limit"),
-        *("sessions", "failures", "connect", "response", "p99"),
-        title=service,
-    )
+    table = _table(*BACKEND_COLUMNS, title=service)
     for row in found["backends"]:
-        state = row["state"] if row["share"] == 1.0 else f"{row['state']} {row['share']:.0%}"
-        table.add_row(
-            Text(row["name"] + ("*" if row["changed"] else "")),
-            row["address"],
-            Text(state, style=_STATE_STYLE.get(row["state"], "")),
-            f"{row['weight']:.3g}",
-            f"{row['configured_weight']:.3g}",
-            str(row["flows"]),
-            _or_dash(row["max_connections"]),
-            str(row["sessions_total"]),
-            str(row["failures_total"]),
-            _ms(row["connect_ms"]),
-            _ms(row["response_ms"]),
-            _ms(row["response_p99_ms"]),
-        )
+        table.add_row(*backend_cells(row))
     if any(row["changed"] for row in found["backends"]):
         table.caption = "* changed at run time"
     return table
+
+
+def backend_cells(row: Values) -> list[str | Text]:
+    """A row of BACKEND_COLUMNS; a star at what was changed at run time."""
+    state = row["state"] if row["share"] == 1.0 else f"{row['state']} {row['share']:.0%}"
+    return [
+        row["name"] + ("*" if row["changed"] else ""),
+        row["address"],
+        Text(state, style=_STATE_STYLE.get(row["state"], "")),
+        f"{row['weight']:.3g}",
+        f"{row['configured_weight']:.3g}",
+        str(row["flows"]),
+        _or_dash(row["max_connections"]),
+        str(row["sessions_total"]),
+        str(row["failures_total"]),
+        _ms(row["connect_ms"]),
+        _ms(row["response_ms"]),
+        _ms(row["response_p99_ms"]),
+    ]
 
 
 def flows(found: Values) -> RenderableType:
@@ -143,17 +162,17 @@ def done(found: Values) -> RenderableType:
     return "\n".join(lines) if lines else "nothing to change"
 
 
-def top(found: Values, of_services: Iterable[tuple[str, Values]]) -> RenderableType:
-    return Group(status(found), *(backends(name, rows) for name, rows in of_services))
-
-
 def _table(*columns: str, title: str | None = None) -> Table:
     table = Table(title=title, title_justify="left", caption_justify="left", box=None)
-    words = ("backend", "address", "state", "service", "listen", "policy", "weights", "agent")
     for column in columns:
-        left = column in (*words, "client", "key", "in the file", "in force", "")
-        table.add_column(column, justify="left" if left else "right", overflow="fold")
+        table.add_column(column, justify=justified(column), overflow="fold")
     return table
+
+
+def justified(column: str) -> Literal["left", "right"]:
+    """Words are read from the left, numbers from the right."""
+    words = ("backend", "address", "state", "service", "listen", "policy", "weights", "agent")
+    return "left" if column in (*words, "client", "key", "in the file", "in force", "") else "right"
 
 
 def _told(value: Any) -> str:
@@ -173,7 +192,9 @@ def _or_dash(value: object) -> str:
 
 
 def _ms(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g} ms"
+    if value is None:
+        return "-"
+    return f"{value:.3g} ms" if value < 999.5 else f"{value / 1000:.3g} s"
 
 
 def _ago(age_s: float | None) -> str:
@@ -186,7 +207,9 @@ def _time(seconds: float) -> str:
     minutes, _ = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
-    return f"{days} d {hours} h" if days else f"{hours} h {minutes} min"
+    if days:
+        return f"{days} d {hours} h"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def _bytes(count: int) -> str:

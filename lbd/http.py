@@ -13,17 +13,24 @@ from collections.abc import Callable
 from aiohttp import web
 
 from config.address import Address
-from lbd.exposition import CONTENT_TYPE
+from lbd.exposition import Exposition, quality
+from lbd.protobuf_format import MEDIA_TYPE, PARAMETERS, ProtobufExposition
 from lbd.sockets import listen
+from lbd.text_format import TextExposition
 
 SHUTDOWN_S = 1.0
 
 
-def metrics_application(scrape: Callable[[], bytes]) -> web.Application:
-    """GET /metrics."""
+def metrics_application(write: Callable[[Exposition], None]) -> web.Application:
+    """GET /metrics, in protobuf for who prefers that to text."""
 
     async def metrics(request: web.Request) -> web.Response:
-        return web.Response(body=scrape(), headers={"Content-Type": CONTENT_TYPE})
+        accept = request.headers.get("Accept", "")
+        protobuf = quality(accept, MEDIA_TYPE, **PARAMETERS)
+        wanted = protobuf > quality(accept, "text/plain")
+        out: Exposition = ProtobufExposition() if wanted else TextExposition()
+        write(out)
+        return web.Response(body=out.body(), headers={"Content-Type": out.content_type})
 
     application = web.Application()
     application.router.add_get("/metrics", metrics)

@@ -1,7 +1,7 @@
 """What Prometheus is told, read out of shared memory at each scrape: one truth.
 
 Lives here: the families, and which words they are made of. Never here: counters of its own; the
-text format (`lbd.exposition`); HTTP (`lbd.http`).
+formats (`lbd.exposition`); HTTP (`lbd.http`).
 Names follow HAProxy's exporter where it has one, `lbd_` for `haproxy_`, a service being both its
 frontend and its proxy; base units; no client addresses in labels. `docs/metrics.md` is made here.
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Final
 
 import numpy as np
@@ -21,8 +20,8 @@ from config.schema import Config
 from lbd.exposition import Exposition, Family
 from lbd.state_metrics import STATE_FAMILIES, add_states
 from lbd.version import version
-from shm import histogram, segment
 from shm import layout as lo
+from shm import segment
 from shm.reader import Reader
 from shm.region import Region
 from shm.snapshot import Snapshot
@@ -30,7 +29,6 @@ from shm.weights import newest_weights
 from shm.worker import scalars_view
 
 _NS_PER_S: Final = 1e9
-_MODES: Final = {1: "learn", 2: "frozen", 3: "shadow", 4: "paused"}
 
 _SERVICE: Final = ("service",)
 _SERVER: Final = ("service", "backend")
@@ -508,25 +506,25 @@ FAMILIES: Final[tuple[Family, ...]] = (
 )
 """All that a scrape may hold, in no order that matters."""
 
-_TEXT_STEP: Final = histogram.OCTAVE
-"""Of the four buckets an octave the text format shows every fourth: it pays a line for each."""
-_TEXT_BOUNDS: Final = histogram.BOUNDS_S[::_TEXT_STEP]
-
 
 class Metrics:
-    """Renders scrapes; keeps a reader a region, so that totals never go back."""
+    """Writes scrapes; keeps a reader a region, so that totals never go back."""
 
     def __init__(self, started_ns: int) -> None:
         self._started_ns = started_ns
         self._readers: dict[Region, Reader] = {}
 
-    def text(
-        self, config: Config, regions: Sequence[Region], restarts_total: int, now_ns: int
-    ) -> bytes:
+    def write(
+        self,
+        out: Exposition,
+        config: Config,
+        regions: Sequence[Region],
+        restarts_total: int,
+        now_ns: int,
+    ) -> None:
         """The scrape of all services; `regions` in their order in `config`."""
         self._readers = {region: self._readers.get(region) or Reader(region) for region in regions}
         seen = [_Service(reader, now_ns) for reader in self._readers.values()]
-        out = Exposition()
         _servers(out, seen)
         add_states(out, [(one.region, one.entries) for one in seen])
         _services(out, seen, config)
@@ -534,7 +532,7 @@ class Metrics:
         out.add(
             WORKER_AGE,
             [
-                ((one.name, str(worker)), (now_ns - beat_ns) / _NS_PER_S)
+                ((one.name, str(worker)), _age_s(now_ns, beat_ns))
                 for one in seen
                 for worker, beat_ns in enumerate(one.beats_ns)
                 if beat_ns
@@ -544,7 +542,6 @@ class Metrics:
         out.add(WORKERS, [((), config.workers)])
         out.add(BUILD, [((version(),), 1)])
         out.add(STARTED, [((), (now_ns - self._started_ns) / _NS_PER_S)])
-        return out.text()
 
 
 class _Service:
@@ -605,9 +602,8 @@ def _servers(out: Exposition, services: Sequence[_Service]) -> None:
         at = lo.HISTOGRAM[kind]
         out.add_histogram(
             family,
-            _TEXT_BOUNDS,
             [
-                (labels, _cumulative(one.histograms[row, at].tolist()), sum_ns / _NS_PER_S)
+                (labels, one.histograms[row, at].tolist(), sum_ns / _NS_PER_S)
                 for one in services
                 for row, labels, sum_ns in zip(
                     rows(one), one.labels, one.of_rows(one.seen.totals[_SUMS[kind]]), strict=True
@@ -670,17 +666,21 @@ def _agents(out: Exposition, services: Sequence[_Service], now_ns: int) -> None:
     live = [one for one in services if one.agent_up]
     out.add(
         AGENT_MODE,
-        [((one.name, _MODES[one.agent["mode"]]), 1) for one in live if one.agent["mode"] in _MODES],
+        [
+            ((one.name, lo.AGENT_MODES[one.agent["mode"]]), 1)
+            for one in live
+            if one.agent["mode"] in lo.AGENT_MODES
+        ],
     )
     stepped = [one for one in services if one.agent["heartbeat_ns"]]
     out.add(
         AGENT_AGE,
-        [((one.name,), (now_ns - one.agent["heartbeat_ns"]) / _NS_PER_S) for one in stepped],
+        [((one.name,), _age_s(now_ns, one.agent["heartbeat_ns"])) for one in stepped],
     )
     out.add(
         WEIGHT_AGE,
         [
-            ((one.name,), (now_ns - one.weights.written_ns) / _NS_PER_S)
+            ((one.name,), _age_s(now_ns, one.weights.written_ns))
             for one in services
             if one.weights is not None
         ],
@@ -706,12 +706,11 @@ def _agents(out: Exposition, services: Sequence[_Service], now_ns: int) -> None:
         )
 
 
+def _age_s(now_ns: int, then_ns: int) -> float:
+    """0 for what happened since `now_ns` was looked at."""
+    return max(0, now_ns - then_ns) / _NS_PER_S
+
+
 def _scaled(row: str, values: list[int]) -> list[float]:
     """In base units."""
     return [value / _NS_PER_S for value in values] if row.endswith("_ns_total") else list(values)
-
-
-def _cumulative(buckets: list[int]) -> list[int]:
-    """What the text format shows: counts up to each of its bounds, then all."""
-    sums = list(accumulate(buckets))
-    return [*sums[:-1:_TEXT_STEP], sums[-1]]

@@ -25,8 +25,12 @@ of the shared memory at each scrape. Names are those of HAProxy's exporter where
 `lbd_` for `haproxy_`; labels are `service` and `backend`. Units are seconds and bytes. Totals do
 not go back when a worker or the agent dies; they start again when the daemon does.
 
-Histograms have the bounds of Prometheus' native histograms: powers of two, from 15 us to 64 s, in
-the text format. They are recorded only while `metrics` is configured.
+Histograms are native ones of schema 2, four buckets an octave from 15 us to 64 s, for a Prometheus
+that asks for protobuf: 2.40 and later with `--enable-feature=native-histograms`, newer ones with
+`scrape_native_histograms: true`. The text format, which cannot carry them, has the powers of two as
+buckets. Protobuf has these too; `always_scrape_classic_histograms: true` (before 3.0
+`scrape_classic_histograms`) keeps them, which the dashboard and the alerts in `deploy/` need.
+Histograms are recorded only while `metrics` is configured.
 
 This page is made by `python -m lbd.metrics_reference > docs/metrics.md`.
 """

@@ -27,6 +27,7 @@ from lbd.activation import Activation, ActivationError
 from lbd.api.server import ApiServer
 from lbd.backends import Backends
 from lbd.edge.egress import SourceError, prove
+from lbd.exposition import Exposition
 from lbd.fleet import Fleet
 from lbd.health.monitor import Monitor
 from lbd.http import HttpServer, metrics_application
@@ -91,7 +92,7 @@ class Supervisor:
     def __init__(self, config: Config, path: str, writer: LineWriter | None = None) -> None:
         """`path` is the file that `config` was read from; `writer` that of this process's log, None
         where that is not ours to open again."""
-        self.path = path
+        self.path = os.path.abspath(path)
         self._writer = writer
         self.config = config
         self.file_config = config
@@ -226,8 +227,8 @@ class Supervisor:
             backends.remove()
         self._listening.release(None)
 
-    def scrape(self) -> bytes:
-        return self._metrics.text(self.config, self.regions, self.restarts_total, monotonic_ns())
+    def scrape(self, out: Exposition) -> None:
+        self._metrics.write(out, self.config, self.regions, self.restarts_total, monotonic_ns())
 
     def monitor(self, service: str) -> Monitor:
         """The hand on the states of a service's backends. Raises KeyError for a name unknown."""
@@ -438,7 +439,10 @@ class Supervisor:
             if problem is None and not self._stopping.is_set():
                 log.info("upgrading: the new program takes over")
                 workers = [worker for fleet in self._fleets() for worker in fleet.workers.values()]
+                # While the new program loads, nobody beats.
+                self._manager.be_patient(READY_S)
                 problem = upgrade.become_new(self._listening, workers, self._told)
+                self._manager.be_patient(None)
             log.error("not upgraded: %s", problem or "the balancer is stopping")
 
     def _in_background(self, work: Callable[[], Coroutine[None, None, None]]) -> None:
@@ -466,6 +470,8 @@ class Supervisor:
                 ready = True
                 log.info("ready: %s", services)
                 self._manager.tell(READY=1)
+                if self._inherited.listening:
+                    self._manager.be_patient(None)
                 self._inherited.end(graceful=True)
             self._manager.beat(now_ns, self._status)
             self.fleet.look_after(now_ns)

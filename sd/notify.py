@@ -30,7 +30,7 @@ class Notifier:
         """`address` as in NOTIFY_SOCKET: a path, "@name" for an abstract socket, "" for none."""
         self._address = "\0" + address[1:] if address.startswith("@") else address
         every_s = EVERY_S if watchdog_s is None else min(EVERY_S, watchdog_s / BEATS_A_TIMEOUT)
-        self._watched = watchdog_s is not None
+        self._watchdog_s = watchdog_s
         self._every_ns = int(every_s * 1e9)
         self._due_ns = 0
         self.dropped_total = 0
@@ -56,10 +56,16 @@ class Notifier:
             except OSError:
                 self.dropped_total += 1
 
+    def be_patient(self, more_s: float | None) -> None:
+        """Let the watchdog wait `more_s` longer than it is set to; None: no longer, again."""
+        if self._watchdog_s is not None:
+            wait_s = self._watchdog_s + (more_s or 0.0)
+            self.tell(WATCHDOG=1, WATCHDOG_USEC=int(wait_s * 1e6))
+
     def beat(self, now_ns: int, status: Callable[[], str]) -> None:
         """Tell the status and feed the watchdog, if it is time; `status` is asked only then."""
         if not self._address or now_ns < self._due_ns:
             return
         self._due_ns = now_ns + self._every_ns
-        watchdog = {"WATCHDOG": 1} if self._watched else {}
+        watchdog = {"WATCHDOG": 1} if self._watchdog_s is not None else {}
         self.tell(STATUS=status(), **watchdog)

@@ -57,6 +57,9 @@ AGENT_RUN: Final = 0  # as it was configured
 AGENT_PAUSE: Final = 1
 AGENT_SHADOW: Final = 2
 
+AGENT_MODES: Final = {1: "learn", 2: "frozen", 3: "shadow", 4: "paused"}
+"""What the agent's word `mode` says; paused, it lets its weights expire."""
+
 # Slot table: words of one row.
 S_IDENTITY: Final = 0
 S_WEIGHT: Final = 1  # f64, as configured

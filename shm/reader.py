@@ -7,7 +7,7 @@ Never here: what the numbers mean. Upstream: `shm.worker`. Downstream: `agent.ob
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
 import numpy as np
@@ -48,7 +48,8 @@ class Reader:
         start = layout.retired + lo.SCALAR_WORDS
         self._retired = region.u64[start : start + layout.cache_words].reshape(self._shape)
         self._reservoirs = [self._reservoir_view(w) for w in range(layout.workers)]
-        self._adopted = [cache_view(region, w)[0] for w in range(layout.workers)]
+        self._caches = [cache_view(region, w) for w in range(layout.workers)]
+        self._adopted = [cache[0] for cache in self._caches]
         self._histograms = [histograms_view(region, w) for w in range(layout.workers)]
         self._retired_histograms = histograms_view(region, None)
         self._buckets = np.zeros_like(self._retired_histograms)
@@ -108,6 +109,24 @@ class Reader:
             total += np.where(cache[0] == identities, cache, np.uint64(0))
         total[0] = identities
         return total
+
+    def live(self, rows: Sequence[str]) -> NDArray[np.uint64] | None:
+        """(len(rows), slots) some rows of totals as they are now, of the slots' present users; None
+        while a retirement stands half done.
+
+        A tenth of what `counters` costs, for who looks often; two rows may be a flow apart.
+        """
+        wanted = [lo.ROW[row] for row in rows]
+        epoch = self.region.words[lo.H_EPOCH]
+        identities = self.region.identities().copy()
+        total = self._retired[wanted]
+        total[:, self._retired[0] != identities] = 0
+        for cache in self._caches:
+            part = cache[wanted]
+            part[:, cache[0] != identities] = 0
+            total += part
+        same = epoch % 2 == 0 and self.region.words[lo.H_EPOCH] == epoch
+        return total if same else None
 
     def samples(
         self, slots: NDArray[np.int64], identity: NDArray[np.uint64] | None = None

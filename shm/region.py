@@ -229,6 +229,11 @@ class Region:
         """Slots in use, ascending."""
         return self._slots_of(lo.H_BITMAP)
 
+    def bitmap(self) -> bytes:
+        """Which slots are in use, to see whether that has changed."""
+        count = -(-self.layout.slots // 64)
+        return self.u64[lo.H_BITMAP : lo.H_BITMAP + count].tobytes()
+
     def usable_slots(self) -> NDArray[np.int64]:
         """Slots in use that may get new flows (`shm.states`), ascending."""
         return self._slots_of(lo.H_USABLE)

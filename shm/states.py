@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +56,7 @@ _LABELS = (
 LABELS = (*(name for _, name in _LABELS), "up")
 
 
+@lru_cache(maxsize=1 << 10)
 def label(flags: int) -> str:
     """One word for an operator; of several reasons the strongest."""
     return next((name for mask, name in _LABELS if flags & mask), "up")

@@ -32,8 +32,10 @@ COMMANDS: dict[str, Command] = {
     ),
     "papers": Command("figures of the papers, simulated", "testbed.papers.command"),
     "server": Command("a backend with a known discipline", "testbed.server.command"),
+    "run": Command("the papers' experiments, with a report", "testbed.experiments.command"),
     "faithful": Command("the simulator against live TCP", "testbed.faithful.command"),
     "load": Command("an open-loop load generator", "testbed.load.command"),
+    "lab": Command("real servers, balancers and a router on this host", "testbed.lab.command"),
 }
 
 

@@ -1,4 +1,4 @@
-"""The two Linux calls that Python 3.11 does not wrap: timerfd and the parent-death signal.
+"""The Linux calls that Python 3.11 does not wrap: timerfd, the parent-death signal, setns.
 
 Lives here: ctypes, and nowhere else in the testbed. Never here: policy or an event loop.
 """
@@ -8,10 +8,12 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+from pathlib import Path
 
 CLOCK_MONOTONIC = 1
 _TFD_TIMER_ABSTIME = 1
 _PR_SET_PDEATHSIG = 1
+_CLONE_NEWNET = 0x40000000
 _NS_PER_S = 1_000_000_000
 
 
@@ -55,3 +57,13 @@ def end_with_parent(parent_pid: int) -> None:
         raise OSError(ctypes.get_errno(), "prctl")
     if os.getppid() != parent_pid:
         os._exit(1)
+
+
+def join_network(namespace: Path) -> None:
+    """The calling thread, and no other, is from now on in that network namespace."""
+    descriptor = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if _libc.setns(descriptor, _CLONE_NEWNET) < 0:
+            raise OSError(ctypes.get_errno(), "setns", str(namespace))
+    finally:
+        os.close(descriptor)

@@ -20,12 +20,14 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO
 
 from testbed.kernel import end_with_parent
+
+Popen = Callable[..., "subprocess.Popen[str]"]
 
 _OUTPUT_LINES_MAX = 200
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -38,14 +40,16 @@ class ChildError(Exception):
 class Child:
     """One running child. Made by `Children.start`; its standard output and error are read here."""
 
-    def __init__(self, name: str, argv: Sequence[str], env: Mapping[str, str] | None) -> None:
+    def __init__(
+        self, name: str, argv: Sequence[str], env: Mapping[str, str] | None, popen: Popen
+    ) -> None:
         parent_pid = os.getpid()
         self.name = name
         self._output: deque[str] = deque(maxlen=_OUTPUT_LINES_MAX)
         self._changed = threading.Condition()
         self._at_end = False
         self._cpu_s: float | None = None
-        self._process = subprocess.Popen(
+        self._process = popen(
             argv,
             env=None if env is None else {**os.environ, **env},
             stdin=subprocess.DEVNULL,
@@ -186,14 +190,20 @@ class Children:
             child.stop()
 
     def start(
-        self, name: str, argv: Sequence[str], *, env: Mapping[str, str] | None = None
+        self,
+        name: str,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        popen: Popen = subprocess.Popen,
     ) -> Child:
         """Start `argv`; `env` is added to this process's environment. Does not wait.
 
+        popen: what takes the arguments of `subprocess.Popen` and starts it, maybe elsewhere.
         Call it from a thread that lives as long as the children shall: the kernel takes that
         thread's end for the parent's. Raises OSError if the program cannot be started.
         """
-        child = Child(name, argv, env)
+        child = Child(name, argv, env, popen)
         self._children.append(child)
         return child
 
@@ -218,6 +228,28 @@ def free_ports(count: int) -> list[int]:
         for sock in sockets:
             sock.bind(("127.0.0.1", 0))
         return [int(sock.getsockname()[1]) for sock in sockets]
+
+
+def cpu_ns_in_session(child: Child) -> int:
+    """CPU time so far of the child and its descendants that run, in nanoseconds: for differences
+    that are small beside the clock's ticks. What has ended in between is missing."""
+    total_ns = 0
+    for pid in _in_session(child.pid):
+        # A process or thread may end between the listing and the reading.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                total_ns += int((task / "schedstat").read_text().split()[0])
+    return total_ns
+
+
+def _in_session(session: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if os.getsid(int(entry.name)) == session:
+                    found.append(int(entry.name))
+    return found
 
 
 def _cpu_ticks_in_session(session: int) -> list[int]:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.act.network import ActorNetwork, Parameters
-from agent.act.weights import blend, log_bound, log_factor, offset, weights
+from agent.act.weights import log_bound, score
 from agent.carry import carry
 from agent.observe import Observation
 from agent.settings import ACTIONS, HIDDEN, PolicySettings
@@ -112,20 +112,19 @@ class Policy:
         return self._action(u, observation, hidden, None)
 
     def rest(self, observation: Observation) -> Action:
-        """What the heuristic would do: g = 1, b = 1, the middle memory. Memory keeps going."""
+        """What `ewma` would do: g = 1, b = 1, the middle memory, kappa = 0. Memory keeps going."""
         identity = observation.identity
         u = np.zeros((identity.size, len(ACTIONS)), np.float32)
+        u[:, ACTIONS.index("busy")] = -1.0
         return self._action(u, observation, self._aligned_hidden(identity), None)
 
     def _action(
         self, u: Float32, observation: Observation, hidden: Float32, entropy_nats: float | None
     ) -> Action:
-        log_g = log_factor(u[:, 0], self._settings)
+        found = score(u, observation.latency_s, observation.busy, self._settings)
         self._u, self._last = u, u.copy()
-        self._last[:, 0] = log_g / log_bound(self._settings)
-        latency_s = blend(observation.latency_s, u[:, 2])
-        a = weights(log_g, latency_s, self._settings)
-        return Action(u, log_g, a, offset(u[:, 1], self._settings), hidden, entropy_nats)
+        self._last[:, 0] = found.log_g / log_bound(self._settings)
+        return Action(u, found.log_g, found.weights, found.offset, hidden, entropy_nats)
 
     def _aligned_hidden(self, identity: Words) -> Float32:
         missing = np.zeros((identity.size, HIDDEN), np.float32)

@@ -6,6 +6,8 @@ Upstream: `agent.act.policy`. Downstream: `agent.agent`, and from there the data
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -61,34 +63,68 @@ def offset(u: Float32, settings: PolicySettings) -> float:
     return float(np.exp(np.log(settings.offset_ratio) * u.mean())) if u.size else 1.0
 
 
-def blend(latency_s: Float64, u: Float32) -> Float64:
-    """L_j (N,) from its memories (N, K), in the logarithm, at the place that u (N,) names.
+def kappa(u: Float32, settings: PolicySettings) -> float:
+    """What the queues of the past count in `capacity`; u (N,) in [-1, 1]: 0 at -1, a quarter of
+    busy_most at 0, busy_most at 1."""
+    return settings.busy_most * (0.5 * (float(u.mean()) + 1.0)) ** 2 if u.size else 0.0
+
+
+def blend(memories: Float64, u: Float32) -> Float64:
+    """(N,) from a mean's memories (N, K), in the logarithm, at the place that u (N,) names.
 
     The mean of u runs from -1, the shortest memory, to 1, the longest.
     """
-    memories = latency_s.shape[1]
-    place = 0.5 * (float(u.mean()) + 1.0) * (memories - 1) if u.size else 0.0
-    below = min(int(place), memories - 2)
+    last = memories.shape[1] - 1
+    place = 0.5 * (float(u.mean()) + 1.0) * last if u.size else 0.0
+    below = min(int(place), last - 1)
     share = place - below
-    low = np.maximum(latency_s[:, below], 1e-12)
-    high = np.maximum(latency_s[:, below + 1], 1e-12)
+    low = np.maximum(memories[:, below], 1e-12)
+    high = np.maximum(memories[:, below + 1], 1e-12)
     mixed: Float64 = np.exp((1.0 - share) * np.log(low) + share * np.log(high))
-    return np.where(latency_s[:, 0] > 0.0, mixed, 0.0)
+    return np.where(memories[:, 0] > 0.0, mixed, 0.0)
 
 
-def weights(log_g: Float64, latency_s: Float64, settings: PolicySettings) -> Float64:
+def capacity(latency_s: Float64, busy: Float64, counts: float) -> Float64:
+    """What a backend serves in a second (N,): (1 + kappa n_j) / L_j; 0 where L_j is unknown.
+
+    `counts` is kappa. Durations alone (0) tell speeds, but not that a server has many CPUs, whose
+    flows are slowed down only when all of them are busy; with 1 a backend that answers as fast with
+    a longer queue counts for more: where each flow slows down all others, L_j = (1 + n_j) / c_j.
+    """
+    known = np.isfinite(latency_s) & (latency_s > 0.0)
+    return np.where(known, (1.0 + counts * busy) / np.where(known, latency_s, 1.0), 0.0)
+
+
+def weights(log_g: Float64, capacity_per_s: Float64, settings: PolicySettings) -> Float64:
     """a_j = g_j base_j (N,): finite, positive, geometric mean 1, ratio at most max_ratio.
 
-    latency_s (N,): L_j of base 'latency'; a backend whose L_j is unknown (0) counts as average.
+    capacity_per_s (N,): of base 'latency'; a backend whose capacity is unknown (0) is average.
     """
     log_a = log_g
     if settings.base == "latency":
-        known = np.isfinite(latency_s) & (latency_s > 0.0)
+        known = capacity_per_s > 0.0
         if known.any():
-            log_l = np.log(np.where(known, latency_s, 1.0))
-            log_a = log_g - np.where(known, log_l - log_l[known].mean(), 0.0)
+            log_c = np.log(np.where(known, capacity_per_s, 1.0))
+            log_a = log_g + np.where(known, log_c - log_c[known].mean(), 0.0)
     if not log_a.size:
         return np.ones(0)
     log_a = bounded(log_a, float(np.log(settings.max_ratio)))
     a: Float64 = np.exp(log_a - log_a.mean())
     return a
+
+
+@dataclass(frozen=True)
+class Score:
+    """What dispatch chooses by, argmin (q_j + offset) / weights_j, weights (N,); and log_g (N,)."""
+
+    log_g: Float64
+    weights: Float64
+    offset: float
+
+
+def score(u: Float32, latency_s: Float64, busy: Float64, settings: PolicySettings) -> Score:
+    """All actions u (N, A), as ACTIONS has them, put to L_j and n_j at their memories (N, K)."""
+    factor, offset_u, memory, counts = u.T
+    log_g = log_factor(factor, settings)
+    now = capacity(blend(latency_s, memory), blend(busy, memory), kappa(counts, settings))
+    return Score(log_g, weights(log_g, now, settings), offset(offset_u, settings))

@@ -25,7 +25,6 @@ from shm.weights import newest_weights
 from shm.worker import scalars_view
 
 NS_PER_S: Final = 1e9
-MODES: Final = {1: "learn", 2: "frozen", 3: "shadow", 4: "paused"}
 ORDERS: Final[dict[int, Literal["none", "pause", "shadow"]]] = {
     lo.AGENT_RUN: "none",
     lo.AGENT_PAUSE: "pause",
@@ -42,7 +41,7 @@ def workers(
         models.WorkerStatus(
             number=number,
             pid=pids.get(number),
-            heartbeat_age_s=(now_ns - min(beat)) / NS_PER_S if all(beat) else None,
+            heartbeat_age_s=_age_s(now_ns, min(beat)),
         )
         for number, beat in enumerate(beats)
     ]
@@ -126,7 +125,7 @@ def _agent(region: Region, now_ns: int) -> models.AgentStatus:
     up = region.segment.locked(segment.AGENT_BYTE)
     return models.AgentStatus(
         up=up,
-        mode=MODES.get(word["mode"]) if up else None,
+        mode=lo.AGENT_MODES.get(word["mode"]) if up else None,
         order=ORDERS[region.agent_order],
         heartbeat_age_s=_age_s(now_ns, word["heartbeat_ns"]),
         weights_in_force=sum(_scalar(region, w, "weights_in_force") for w in _workers(region)),
@@ -158,7 +157,8 @@ def _scalar(region: Region, worker: int, name: str) -> int:
 
 
 def _age_s(now_ns: int, then_ns: int) -> float | None:
-    return (now_ns - then_ns) / NS_PER_S if then_ns else None
+    """None for never; 0 for what happened since `now_ns` was looked at."""
+    return max(0, now_ns - then_ns) / NS_PER_S if then_ns else None
 
 
 def changes(found: Sequence[Any]) -> models.Changes:

@@ -64,5 +64,5 @@ def parse(answer: bytes) -> Feedback:
             share = min(int(word[:-1]), MAX_PERCENT) / 100
         elif _MAXCONN.fullmatch(word):
             max_flows = min(int(word.partition(":")[2]), MAX_FLOWS)
-    reason = "".join(char for char in reason.strip() if char.isprintable())
+    reason = "".join(char for char in reason if char.isprintable()).strip()
     return Feedback(share, max_flows, admin, up, reason)

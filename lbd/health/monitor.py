@@ -62,6 +62,7 @@ class _Backend:
     back_ns: int = 0  # when its slow start began; 0 while there is none
     said_share: float = 1.0
     drain_by_ns: int = 0
+    settled: int = -1  # the flags that all this followed from
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
 
@@ -76,6 +77,7 @@ class Monitor:
         self._rule: Health | None = None
         self._ejector: Ejector | None = None
         self._backends: dict[int, _Backend] = {}
+        self._followed = b""
 
     def configure(self, rule: Health, now_ns: int) -> None:
         """Go by `rule` from now on; what was found by another one counts no more."""
@@ -85,6 +87,7 @@ class Monitor:
         first, self._rule = self._rule is None, rule
         self.close()
         self._backends.clear()
+        self._followed = b""
         for slot in self._slots():
             self._states.clear(slot, FOUND, now_ns)
         self._states.panic_below = rule.panic_below
@@ -97,7 +100,9 @@ class Monitor:
         if self._ejector is not None:
             self._eject(self._ejector, now_ns)
         for backend in self._backends.values():
-            self._settle(backend, now_ns)
+            # Whatever else it follows from settles it at once.
+            if backend.back_ns or int(self._flags[backend.slot]) != backend.settled:
+                self._settle(backend, now_ns)
 
     def close(self) -> None:
         for backend in self._backends.values():
@@ -149,6 +154,11 @@ class Monitor:
     def _follow(self, now_ns: int, cold: bool = True) -> None:
         """`cold`: who is new was not there from the start, and begins as one that comes back."""
         identities = self._region.identities()
+        # Ten times a second, and mostly for nothing.
+        looked_at = identities.tobytes() + self._flags.tobytes() + self._region.bitmap()
+        if looked_at == self._followed:
+            return
+        self._followed = looked_at
         present = {slot: int(identities[slot]) for slot in self._slots()}
         if present == {slot: backend.identity for slot, backend in self._backends.items()}:
             return
@@ -168,22 +178,21 @@ class Monitor:
         check, feedback = self._rule.check, self._rule.feedback
         if check is not None:
             self._watch(backend, check, self._checker(backend, check), _IN_MAINT)
-        if feedback is not None and backend.address.kind == "tcp":
+        if feedback is not None and backend.address.kind != "unix":
             self._watch(backend, feedback, self._asker(backend, feedback), Flag(0))
 
     # -- what flows tell
 
     def _eject(self, ejector: Ejector, now_ns: int) -> None:
-        table = self._reader.counters()
-        answered = table[lo.ROW["first_byte_total"]] + table[lo.ROW["completed_total"]]
-        unanswered = table[lo.ROW["unanswered_total"]]
-        known = {
-            backend.identity: backend
-            for backend in self._backends.values()
-            if int(table[lo.ROW["identity"], backend.slot]) == backend.identity
-        }
+        table = self._reader.live(("first_byte_total", "completed_total", "unanswered_total"))
+        if table is None:
+            return
+        known = {backend.identity: backend for backend in self._backends.values()}
+        first_byte, completed, unanswered = table.tolist()
         counts = {
-            identity: Counts(int(answered[backend.slot]), int(unanswered[backend.slot]))
+            identity: Counts(
+                first_byte[backend.slot] + completed[backend.slot], unanswered[backend.slot]
+            )
             for identity, backend in known.items()
         }
         for change in ejector.step(now_ns, counts):
@@ -227,6 +236,7 @@ class Monitor:
             deadline_ns = now_ns
         if bool(deadline_ns) != bool(self._states.get(backend.slot, "end_by_ns")):
             self._states.end_by(backend.slot, deadline_ns)
+        backend.settled = int(self._flags[backend.slot])
 
     def _tell(self, backend: _Backend, what: str) -> None:
         log.warning("service %s: backend %s %s", self._region.service, backend.name, what)

@@ -15,6 +15,7 @@ from typing import Final
 from config.address import Address
 from config.health import Check, Feedback, Probe
 from lbd.health.feedback import MAX_BYTES as FEEDBACK_BYTES
+from lbd.wire.proxy import OF_NOBODY
 
 Done = Callable[[bytes], bool]
 
@@ -24,7 +25,7 @@ _STATUS: Final = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])[ \r\n]")
 
 async def check(rule: Check, address: Address) -> str:
     """Why the backend at `address` failed, `""` if it passed."""
-    if rule.port is not None and address.kind == "tcp":
+    if rule.port is not None and address.kind != "unix":
         address = Address("tcp", address.host, rule.port)
     try:
         async with asyncio.timeout(rule.timeout_ms * 1e-3):
@@ -52,6 +53,8 @@ async def ask(rule: Feedback, address: Address) -> bytes | None:
 async def _exchange(rule: Check, address: Address) -> str:
     reader, writer = await _connect(rule, address)
     try:
+        if rule.proxy is not None:
+            writer.write(OF_NOBODY[rule.proxy])
         if rule.kind == "tcp":
             return ""
         if rule.kind == "expect":
@@ -59,7 +62,7 @@ async def _exchange(rule: Check, address: Address) -> str:
             wanted = re.compile(rule.expect.encode())
             got = await _until(reader, lambda got: wanted.search(got) is not None, ANSWER_BYTES)
             return "" if wanted.search(got) else f"the answer does not contain {rule.expect!r}"
-        host = rule.host or address.host or "localhost"
+        host = rule.host or _host(address)
         writer.write(
             f"GET {rule.path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: lbd\r\n"
             "Connection: close\r\n\r\n".encode()
@@ -73,6 +76,12 @@ async def _exchange(rule: Check, address: Address) -> str:
     finally:
         # At once: a check waits for nobody's farewell.
         writer.transport.abort()
+
+
+def _host(address: Address) -> str:
+    """As a Host header has it (RFC 9110 section 7.2, RFC 6874 section 1): in brackets, no zone."""
+    host, _, _ = address.host.partition("%")
+    return f"[{host}]" if ":" in host else host or "localhost"
 
 
 async def _connect(

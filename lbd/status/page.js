@@ -3,7 +3,7 @@
 const TREND = 120;
 const EVENTS = 200;
 const SHARE = 10; // looks; a second's new flows are too few to divide
-const MODES = { learn: "learns", frozen: "frozen", shadow: "in shadow" };
+const MODES = { learn: "learns", frozen: "frozen", shadow: "in shadow", paused: "paused" };
 const STATES = { up: "good", slow_start: "warn", drain: "warn", maint: "warn" };
 const $ = (id) => document.getElementById(id);
 const drawn = new Map();
@@ -55,7 +55,8 @@ function rate(now, before, seconds) {
 function agentText(agent) {
   if (!agent.up) return ["no agent", "warn"];
   const silent = agent.age_s === null || agent.age_s > 2;
-  return [`agent ${silent ? "silent" : MODES[agent.mode]}`, silent ? "bad" : "good"];
+  if (silent) return ["agent silent", "bad"];
+  return [`agent ${MODES[agent.mode] ?? "attached"}`, agent.mode === "paused" ? "warn" : "good"];
 }
 
 function serviceOf(state, name) {

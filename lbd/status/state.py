@@ -7,16 +7,15 @@ Never here: HTTP, and how it looks (`page.js`). Upstream: `shm.describe`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 from config.schema import Config
 from config.schema import Service as ServiceConfig
 from shm import describe
-from shm.layout import BACKEND_FAILURES
+from shm.layout import AGENT_MODES, BACKEND_FAILURES
 from shm.region import Region
 
 State = dict[str, Any]
-MODES: Final = {0: None, 1: "learn", 2: "frozen", 3: "shadow"}
 
 
 def look(config: Config, regions: Sequence[Region], workers: int, restarts_total: int) -> State:
@@ -43,7 +42,7 @@ def service(config: ServiceConfig, seen: Mapping[str, Any]) -> State:
         "weights": "static" if config.weights == "static" else "agent" if in_force else "none",
         "agent": {
             "up": agent["alive"],
-            "mode": MODES[agent["mode"]],
+            "mode": AGENT_MODES.get(agent["mode"]),
             "age_s": agent["heartbeat_age_s"],
             "step_ms": agent["step_ns"] / 1e6,
             "reward": agent["reward"],

@@ -12,9 +12,11 @@ from lbd.wire import proxy_v1, proxy_v2
 from lbd.wire.malformed import Malformed
 from lbd.wire.proxied import Proxied
 
-__all__ = ["MAX_HEADER_BYTES", "parse"]
+__all__ = ["MAX_HEADER_BYTES", "OF_NOBODY", "parse"]
 
 MAX_HEADER_BYTES: Final = proxy_v2.MAX_HEADER_BYTES
+OF_NOBODY: Final = {1: b"PROXY UNKNOWN\r\n", 2: proxy_v2.SIGNATURE + b"\x20\x00\x00\x00"}
+"""By version: the header of a connection that its sender makes for itself (2.1, 2.2: LOCAL)."""
 
 
 def parse(data: bytes) -> Proxied | None:

@@ -10,6 +10,8 @@ import importlib
 import json
 import os
 import platform
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ BENCHES = {
     "step": "testbed.bench.step",
     "relay": "testbed.bench.relay",
     "restart": "testbed.bench.restart",
+    "visible": "testbed.bench.visible",
     "reader": "testbed.bench.reader",
     "flows": "testbed.bench.flows",
     "scrape": "testbed.bench.scrape",
@@ -34,6 +37,9 @@ WORDS = ("policy", "case", "kind", "killed", "note")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the subcommand's flags."""
     parser.add_argument("only", nargs="*", choices=[[], *BENCHES], help="default: all")
+    parser.add_argument(
+        "--against", type=Path, metavar="TREE", help="the data plane's CPU to another checkout's"
+    )
     parser.add_argument("--report", type=Path, default=Path("report/bench"), metavar="FOLDER")
 
 
@@ -52,8 +58,16 @@ def run(args: argparse.Namespace) -> int:
         "kernel": platform.release(),
         "cores": os.cpu_count(),
     }
-    for name in args.only or BENCHES:
-        found = importlib.import_module(BENCHES[name]).run()
+    chosen: dict[str, Callable[[], Any]] = {
+        name: importlib.import_module(BENCHES[name]).run
+        for name in args.only or (() if args.against else BENCHES)
+    }
+    if args.against:
+        from testbed.bench import against
+
+        chosen["against"] = partial(against.run, args.against)
+    for name, measure in chosen.items():
+        found = measure()
         # After each, so that an interrupted run keeps what it has measured.
         store(path, {**machine, name: found})
         rows = found if isinstance(found, list) else [found]

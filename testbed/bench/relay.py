@@ -13,12 +13,12 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from testbed.processes import Child, Children, free_ports
+from testbed.processes import Child, Children, cpu_ns_in_session, free_ports
 
 ROUNDS = 7
 SECONDS = 2
@@ -32,6 +32,13 @@ class Case(NamedTuple):
     name: str
     path: str
     flags: Sequence[str]
+
+
+class Balancer(NamedTuple):
+    """One that runs, and where it listens."""
+
+    child: Child
+    port: int
 
 
 CASES = (
@@ -51,21 +58,17 @@ def run() -> list[dict[str, Any]]:
         note = f"not measured: {', '.join(missing)} not installed (Debian packages of these names)"
         return [{"case": case.name, "note": note} for case in CASES]
     with TemporaryDirectory(prefix="lbd-bench-") as folder, Children() as children:
-        balancers, ports = _start(Path(folder), children)
-        return [_measure(case, balancers, ports) for case in CASES]
+        server, port = free_ports(2)
+        start_server(Path(folder), children, server)
+        balancers = {
+            "haproxy": _start_haproxy(Path(folder), children, server, port),
+            "lbd": start_lbd(Path(folder), children, server),
+        }
+        return [_compare(case, balancers) for case in CASES]
 
 
-def _measure(case: Case, balancers: dict[str, Child], ports: dict[str, int]) -> dict[str, Any]:
-    cpu_us: dict[str, list[float]] = {name: [] for name in balancers}
-    errors = 0
-    for name in balancers:
-        _wrk(ports[name], case)  # caches, connections, branch predictors
-    for _ in range(ROUNDS):
-        for name, child in balancers.items():
-            before_s = child.cpu_s()
-            requests, failed = _wrk(ports[name], case)
-            cpu_us[name].append((child.cpu_s() - before_s) / max(requests, 1) * 1e6)
-            errors += failed
+def _compare(case: Case, balancers: dict[str, Balancer]) -> dict[str, Any]:
+    cpu_us, errors = interleaved(case, balancers, ROUNDS)
     ratios = [a / b for a, b in zip(cpu_us["lbd"], cpu_us["haproxy"], strict=True)]
     return {
         "case": case.name,
@@ -78,7 +81,27 @@ def _measure(case: Case, balancers: dict[str, Child], ports: dict[str, int]) -> 
     }
 
 
-def _wrk(port: int, case: Case) -> tuple[int, int]:
+def interleaved(
+    case: Case, balancers: Mapping[str, Balancer], rounds: int
+) -> tuple[dict[str, list[float]], int]:
+    """Microseconds of CPU a request, by balancer and round; and how many requests failed."""
+    cpu_us: dict[str, list[float]] = {name: [] for name in balancers}
+    errors = 0
+    for one in balancers.values():
+        wrk(one.port, case)  # caches, connections, branch predictors
+    for number in range(rounds):
+        # Who comes first has the server's caches as another left them: in turn.
+        for name in list(balancers)[:: 1 if number % 2 else -1]:
+            one = balancers[name]
+            before_ns = cpu_ns_in_session(one.child)
+            requests, failed = wrk(one.port, case)
+            spent_ns = cpu_ns_in_session(one.child) - before_ns
+            cpu_us[name].append(spent_ns / max(requests, 1) * 1e-3)
+            errors += failed
+    return cpu_us, errors
+
+
+def wrk(port: int, case: Case) -> tuple[int, int]:
     """Requests answered, and socket errors."""
     argv = ["wrk", "-t1", f"-d{SECONDS}s", *case.flags, f"http://127.0.0.1:{port}{case.path}"]
     said = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60).stdout
@@ -88,18 +111,22 @@ def _wrk(port: int, case: Case) -> tuple[int, int]:
     return (int(found.group(1)) if found else 0), failed
 
 
-def _start(folder: Path, children: Children) -> tuple[dict[str, Child], dict[str, int]]:
-    server, haproxy, lbd = free_ports(3)
+def start_server(folder: Path, children: Children, port: int) -> None:
+    """nginx, on `port`."""
     (folder / "big").write_bytes(bytes(BIG_BYTES))
     (folder / "nginx.conf").write_text(
         f"""worker_processes 1; daemon off; master_process off;
 pid {folder}/nginx.pid; error_log stderr;
 events {{ worker_connections 4096; }}
 http {{ access_log off; keepalive_requests 100000000;
-  server {{ listen 127.0.0.1:{server} backlog=4096; root {folder};
+  server {{ listen 127.0.0.1:{port} backlog=4096; root {folder};
     location = / {{ return 200 "hello\\n"; }} location = /big {{ }} }} }}
 """
     )
+    children.start("nginx", ["nginx", "-c", str(folder / "nginx.conf")])
+
+
+def _start_haproxy(folder: Path, children: Children, server: int, port: int) -> Balancer:
     (folder / "haproxy.cfg").write_text(
         f"""global
   nbthread 1
@@ -110,25 +137,30 @@ defaults
   timeout client 60s
   timeout server 60s
 listen bench
-  bind 127.0.0.1:{haproxy} backlog 4096
+  bind 127.0.0.1:{port} backlog 4096
   server s 127.0.0.1:{server}
 """
     )
-    (folder / "lbd.yaml").write_text(
+    argv = ["haproxy", "-db", "-f", str(folder / "haproxy.cfg")]
+    return Balancer(children.start("haproxy", argv), port)
+
+
+def start_lbd(folder: Path, children: Children, server: int, tree: Path | None = None) -> Balancer:
+    """tree: another checkout whose balancer it is."""
+    (port,) = free_ports(1)
+    config = folder / f"lbd-{port}.yaml"
+    config.write_text(
         f"""workers: 1
 services:
-  - name: bench-{lbd}
-    listen: "127.0.0.1:{lbd}"
+  - name: bench-{port}
+    listen: "127.0.0.1:{port}"
     policy: sed
     backends: [{{name: s, address: "127.0.0.1:{server}"}}]
 """
     )
-    children.start("nginx", ["nginx", "-c", str(folder / "nginx.conf")])
-    balancers = {
-        "haproxy": children.start("haproxy", ["haproxy", "-db", "-f", str(folder / "haproxy.cfg")]),
-        "lbd": children.start(
-            "lbd", [sys.executable, "-m", "lbd", "--config", str(folder / "lbd.yaml")]
-        ),
-    }
-    balancers["lbd"].wait_line("ready", 20.0)
-    return balancers, {"haproxy": haproxy, "lbd": lbd}
+    argv = [sys.executable, "-m", "lbd", "--config", str(config)]
+    # Otherwise the folder that all this is started from would come first, for its workers too.
+    env = None if tree is None else {"PYTHONPATH": str(tree), "PYTHONSAFEPATH": "1"}
+    child = children.start("lbd", argv, env=env)
+    child.wait_line("ready", 60.0)
+    return Balancer(child, port)

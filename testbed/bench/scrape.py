@@ -11,7 +11,10 @@ from statistics import median
 from typing import Any
 
 from config.schema import Backend, Config, Service
+from lbd.exposition import Exposition
 from lbd.metrics import Metrics
+from lbd.protobuf_format import ProtobufExposition
+from lbd.text_format import TextExposition
 from shm import layout as lo
 from shm.histogram import HistogramWriter
 from shm.layout import Layout
@@ -25,7 +28,7 @@ OBSERVATIONS = 200_000
 
 
 def run() -> dict[str, Any]:
-    """Medians; a flow that completes makes three observations."""
+    """Medians of CPU time; a flow that completes makes three observations."""
     name = f"bench-scrape-{os.getpid()}"
     region = Region.create(name, Layout(WORKERS, 128, 128))
     try:
@@ -58,23 +61,29 @@ def _scrape(name: str, region: Region) -> dict[str, Any]:
                 writer.observe(entry.slot, kind, 1_000_000 * (1 + entry.slot))
         block.publish(time.monotonic_ns())
     metrics = Metrics(time.monotonic_ns())
-    took_ms = []
-    for _ in range(SCRAPES):
-        started_ns = time.perf_counter_ns()
-        text = metrics.text(config, [region], 0, time.monotonic_ns())
-        took_ms.append((time.perf_counter_ns() - started_ns) / 1e6)
-    lines = [line for line in text.splitlines() if not line.startswith(b"#")]
+
+    def timed(out: Exposition) -> tuple[float, bytes]:
+        started_ns = time.process_time_ns()
+        metrics.write(out, config, [region], 0, time.monotonic_ns())
+        body = out.body()
+        return (time.process_time_ns() - started_ns) / 1e6, body
+
+    text = [timed(TextExposition()) for _ in range(SCRAPES)]
+    protobuf = [timed(ProtobufExposition()) for _ in range(SCRAPES)]
+    lines = [line for line in text[-1][1].splitlines() if not line.startswith(b"#")]
     return {
         "samples": len(lines),
-        "bytes": len(text),
-        "first_ms": took_ms[0],
-        "scrape_ms": median(took_ms),
+        "bytes": len(text[-1][1]),
+        "first_ms": text[0][0],
+        "scrape_ms": median(took_ms for took_ms, _ in text),
+        "protobuf_bytes": len(protobuf[-1][1]),
+        "protobuf_ms": median(took_ms for took_ms, _ in protobuf),
     }
 
 
 def _observation_us(region: Region) -> float:
     observe = HistogramWriter(region, 0).observe
-    started_ns = time.perf_counter_ns()
+    started_ns = time.process_time_ns()
     for value_ns in range(0, OBSERVATIONS * 1000, 1000):
         observe(1, 0, value_ns)
-    return (time.perf_counter_ns() - started_ns) / 1e3 / OBSERVATIONS
+    return (time.process_time_ns() - started_ns) / 1e3 / OBSERVATIONS

@@ -19,11 +19,19 @@ if TYPE_CHECKING:
 
 # The run is complete, but what it measured is partly the generator itself.
 EXIT_NOT_BELIEVABLE = 3
+STARTED = "started at"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the subcommand's flags."""
-    parser.add_argument("--target", type=address, required=True, metavar="HOST:PORT")
+    parser.add_argument(
+        "--target",
+        type=address,
+        required=True,
+        action="append",
+        metavar="HOST:PORT",
+        help="given several times: the addresses of one service, each request to one of them",
+    )
     plan = parser.add_argument_group("what is asked for, and when")
     plan.add_argument("--rate", type=float, help="requests a second (default: 100; or the trace's)")
     plan.add_argument("--duration", type=float, help="seconds (default: 10; or the trace's)")
@@ -44,6 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-lag-ms", type=float, default=5.0, help="own lag (p99) that is still believable"
     )
+    parser.add_argument(
+        "--announce",
+        action="store_true",
+        help="say on standard error when it starts: started at NS, of CLOCK_MONOTONIC",
+    )
     parser.add_argument("--save", type=Path, metavar="FILE.npz", help="write each request's record")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
 
@@ -57,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     from testbed.load.generator import LoadGenerator, Target
     from testbed.load.trace import TraceError
 
-    host, port = args.target
+    (host, port), *others = args.target
     try:
         plan = _plan(args)
         target = Target(
@@ -67,12 +80,15 @@ def run(args: argparse.Namespace) -> int:
             timeout_s=args.timeout,
             in_flight_max=args.max_in_flight,
             lag_max_s=args.max_lag_ms / 1e3,
+            others=tuple(others),
         )
     except (ValueError, TraceError, OSError) as error:
         print(f"load: {error}", file=sys.stderr)
         return 2
     about = {name: str(value) for name, value in vars(args).items() if name != "run"}
-    result = uvloop.run(LoadGenerator(plan, target, about).run())
+    result = uvloop.run(
+        LoadGenerator(plan, target, about, _announce if args.announce else None).run()
+    )
     summary = result.summary()
     if args.save is not None:
         result.save(args.save)
@@ -81,6 +97,10 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print(summary)
     return 0 if summary.believable else EXIT_NOT_BELIEVABLE
+
+
+def _announce(start_ns: int) -> None:
+    print(f"{STARTED} {start_ns}", file=sys.stderr, flush=True)
 
 
 def _plan(args: argparse.Namespace) -> Plan:

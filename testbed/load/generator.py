@@ -10,8 +10,9 @@ import asyncio
 import math
 import socket
 import time
+import zlib
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,8 +35,10 @@ _BATCH = 64
 class Target:
     """Where requests go. keep_alive: 0 for one connection a request, else the pool's size.
 
-    timeout_s counts from the planned time. in_flight_max bounds requests begun and not done (and
-    connections not yet closed); one planned beyond it is not sent, and the run not believable.
+    others: further addresses (host, port) of the same service, over which connections spread as an
+    edge router would spread them (`spread_over`); keep_alive has one address only. timeout_s counts
+    from the planned time. in_flight_max bounds requests begun and not done (and connections not yet
+    closed); one planned beyond it is not sent, and the run not believable.
     """
 
     host: str
@@ -44,22 +47,38 @@ class Target:
     timeout_s: float = 40.0
     in_flight_max: int = 8192
     lag_max_s: float = LAG_MAX_S
+    others: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
         if self.keep_alive < 0 or self.in_flight_max < 1:
             raise ValueError("need keep_alive >= 0 and in_flight_max >= 1")
+        if self.keep_alive and self.others:
+            raise ValueError("a pool of kept connections needs a single address")
         if not (math.isfinite(self.timeout_s) and self.timeout_s > 0):
             raise ValueError("need a finite timeout_s > 0")
+
+
+def spread_over(count: int, index: int) -> int:
+    """Which of `count` addresses request `index` goes to: the same one in every run."""
+    return (zlib.crc32(index.to_bytes(8, "little")) >> 8) % count
 
 
 class LoadGenerator:
     """Runs one plan once.
 
+    on_start: called once with the plan's time 0, ns of CLOCK_MONOTONIC.
+
     `table` has the `RECORD` row of each request and may be read while the run goes on: rows
     whose outcome is PENDING are not over. Use from the loop's thread only.
     """
 
-    def __init__(self, plan: Plan, target: Target, about: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        target: Target,
+        about: Mapping[str, Any] | None = None,
+        on_start: Callable[[int], None] | None = None,
+    ) -> None:
         self.table: NDArray[np.void] = np.full(len(plan), -1, RECORD)
         self._planned_ns: list[int] = np.rint(plan.planned_s * 1e9).astype(np.int64).tolist()
         self.table["planned_ns"] = self._planned_ns
@@ -76,9 +95,9 @@ class LoadGenerator:
         )
         self._loop: asyncio.AbstractEventLoop
         self._alarm: Alarm
-        self._host = ""
-        self._port = 0
+        self._addresses: list[tuple[str, int]] = []
         self._start_ns = 0
+        self._on_start = on_start
         self._next = 0
         self._over = 0
         self._connections: set[Connection] = set()
@@ -93,18 +112,20 @@ class LoadGenerator:
     async def run(self) -> Result:
         """Send everything, wait until every request is over, and return what became of them.
 
-        Takes at most the plan's duration plus the timeout. Raises OSError if the target's name
-        cannot be resolved. When cancelled, closes every connection.
+        Takes at most the plan's duration plus the timeout, from its start. Raises OSError if a
+        target's name cannot be resolved. When cancelled, closes every connection.
         """
         self._loop = asyncio.get_running_loop()
-        found = await self._loop.getaddrinfo(
-            self._target.host, self._target.port, family=socket.AF_INET, type=socket.SOCK_STREAM
-        )
-        self._host = str(found[0][4][0])
-        self._port = self._target.port
+        for host, port in ((self._target.host, self._target.port), *self._target.others):
+            found = await self._loop.getaddrinfo(
+                host, port, family=socket.AF_INET, type=socket.SOCK_STREAM
+            )
+            self._addresses.append((str(found[0][4][0]), port))
         self._alarm = Alarm(self._loop, self._ring)
         cpu_ns = time.process_time_ns()
         self._start_ns = time.monotonic_ns() + _LEAD_NS
+        if self._on_start is not None:
+            self._on_start(self._start_ns)
         try:
             self._arm()
             await self._done.wait()
@@ -196,7 +217,8 @@ class LoadGenerator:
         request.sent_ns = time.monotonic_ns()
         connection = Connection(self, request)
         self._connections.add(connection)
-        connection.connect(self._loop, self._host, self._port)
+        address = self._addresses[spread_over(len(self._addresses), request.index)]
+        connection.connect(self._loop, *address)
 
     def _next_waiting(self) -> Request | None:
         while self._waiting:

@@ -122,7 +122,9 @@ def _table3(seeds: int, report: Path, console: Console) -> list[dict[str, Any]]:
     printed = [
         {
             "policy": policy,
-            **{name: f"{m} ± {d}" for name, (m, d) in zip(table3.CPU_S, values, strict=True)},
+            **{
+                name: f"{m} ± {d}" for name, (m, d) in zip(table3.APPLICATIONS, values, strict=True)
+            },
         }
         for policy, values in table3.PAPER.items()
     ]
@@ -134,16 +136,18 @@ def _learned(
     args: argparse.Namespace, seeds: int, report: Path, console: Console
 ) -> list[dict[str, Any]]:
     from testbed.papers import learned
-    from testbed.papers.table3 import CPU_S
+    from testbed.papers.table3 import APPLICATIONS
 
-    if args.application not in (None, *CPU_S):
-        raise SystemExit(f"--application: none is {args.application!r}; known: {', '.join(CPU_S)}")
+    if args.application not in (None, *APPLICATIONS):
+        raise SystemExit(
+            f"--application: none is {args.application!r}; known: {', '.join(APPLICATIONS)}"
+        )
     found = learned.run(
         seeds,
         args.trainings,
         args.episodes,
         args.minutes,
-        [args.application] if args.application else list(CPU_S),
+        [args.application] if args.application else list(APPLICATIONS),
     )
     rows: list[dict[str, Any]] = []
     for row in found:

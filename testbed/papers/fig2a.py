@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.papers.setups import CPU_LOAD, EPISODE_S, episode
+from testbed.papers.setups import CPU_LOAD, episode
 from testbed.sim.policies import rule
 from testbed.sim.run import simulate
 from testbed.sim.scenario import Resource, Scenario
@@ -49,9 +49,9 @@ def scenario(application: str) -> Scenario:
 def run(seeds: int) -> list[Ratios]:
     """The oracle's ratios over `seeds` episodes, the first window of each left out."""
     found = []
-    edges = np.arange(WINDOW_S, EPISODE_S + WINDOW_S / 2, WINDOW_S)
     for application in TABLE_10:
         of = scenario(application)
+        edges = np.arange(WINDOW_S, of.duration_s + WINDOW_S / 2, WINDOW_S)
         capacity = of.capacity_per_s()
         ratios = []
         for seed in range(seeds):

@@ -20,8 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from agent.settings import AgentSettings, LearnSettings, PolicySettings
-from testbed.papers.setups import EPISODE_S
-from testbed.papers.table3 import CPU_S, scenario
+from testbed.papers.table3 import APPLICATIONS, scenario
 from testbed.sim.policies import Rule, agent_rule, rule
 from testbed.sim.run import simulate
 from testbed.sim.workload import draw_workload
@@ -57,7 +56,7 @@ class Method:
             train_steps=8,
             burn_in_steps=2,
             batch_chunks=25,
-            updates_per_step=UPDATES_AN_EPISODE * STEP_S / EPISODE_S,
+            updates_per_step=UPDATES_AN_EPISODE * STEP_S / scenario("100% CPU").duration_s,
             actor_lr=3e-4,
             critic_lr=3e-4,
             temperature_lr=3e-4,
@@ -122,7 +121,7 @@ def run(
     trainings: int,
     episodes: int,
     minutes: float,
-    applications: Sequence[str] = tuple(CPU_S),
+    applications: Sequence[str] = tuple(APPLICATIONS),
 ) -> Iterator[Row]:
     """Rules, the shipped policy and every method, trained `trainings` times an application.
 

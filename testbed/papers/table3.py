@@ -11,15 +11,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from testbed.papers.setups import CPU_LOAD, CPUS, EPISODE_S, episode
+from testbed.papers.setups import simulator
 from testbed.sim.policies import rule
 from testbed.sim.run import simulate
-from testbed.sim.scenario import Resource, Scenario
+from testbed.sim.scenario import Scenario
 from testbed.sim.workload import draw_workload
 from testbed.stats import Interval, mean_interval, ratio_interval
 
-CPU_S = {"50% CPU, 50% I/O": 0.5, "75% CPU, 25% I/O": 0.75, "100% CPU": 1.0}
-"""CPU seconds of the second that a flow takes."""
+APPLICATIONS = {"50% CPU, 50% I/O": "cpu-50", "75% CPU, 25% I/O": "cpu-75", "100% CPU": "cpu"}
+"""By the parts of the second that a flow takes: their names in the suite."""
 
 PAPER: dict[str, tuple[tuple[float, float], ...]] = {
     "Oracle": ((6.437, 1.006), (1.469, 0.102), (1.291, 0.075)),
@@ -28,7 +28,7 @@ PAPER: dict[str, tuple[tuple[float, float], ...]] = {
     "Distr-LB, VBF": ((10.335, 0.362), (1.695, 0.104), (1.643, 0.016)),
     "Distr-LB, VBF+logVBF": ((8.797, 0.459), (1.873, 0.328), (2.004, 0.042)),
 }
-"""Mean and deviation in s, by application in the order of CPU_S."""
+"""Mean and deviation in s, by application in the order of APPLICATIONS."""
 
 POLICIES = (
     "oracle",
@@ -65,15 +65,13 @@ class Cell:
 
 
 def scenario(application: str) -> Scenario:
-    cpu_s = CPU_S[application]
-    stages = ((Resource.CPU, cpu_s), (Resource.IO, 1.0 - cpu_s))
-    return episode(application, stages, CPU_LOAD * CPUS / cpu_s)
+    return simulator(APPLICATIONS[application])
 
 
 def run(seeds: int) -> list[Cell]:
     """Every policy on the same episodes, `seeds` of them an application; two at least."""
     cells = []
-    for application in CPU_S:
+    for application in APPLICATIONS:
         of = scenario(application)
         means = np.zeros((len(POLICIES), seeds))
         ended = np.zeros((len(POLICIES), seeds))
@@ -82,7 +80,7 @@ def run(seeds: int) -> list[Cell]:
             for row, policy in enumerate(POLICIES):
                 result = simulate(of, rule(policy), seed, flows)
                 means[row, seed] = result.mean_s
-                ended[row, seed] = result.fct_s[result.at_s + result.fct_s < EPISODE_S].mean()
+                ended[row, seed] = result.fct_s[result.at_s + result.fct_s < of.duration_s].mean()
         for row, policy in enumerate(POLICIES):
             cells.append(
                 Cell(

@@ -87,6 +87,7 @@ class Run:
             if rule.weights == "true":
                 controller = TrueWeights()
             elif rule.controller is not None:
+                world.led[balancer] = True
                 controller = rule.controller(world, balancer, seed)
             if controller is not None:
                 self.controllers[balancer] = controller

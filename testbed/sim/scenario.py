@@ -1,7 +1,7 @@
 """What is simulated, as data: servers, applications, arrivals, what changes on the way.
 
-Lives here: the models of a scenario and of a suite, and what follows from them by arithmetic.
-Never here: random draws (`workload`), a run (`world`), policies.
+Lives here: the model of a scenario, and what follows from it by arithmetic.
+Never here: suites of them (`suites`), random draws (`workload`), a run (`world`), policies.
 Source of the defaults: App. C.1 of the Markov-potential-game paper.
 """
 
@@ -12,10 +12,16 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from testbed.load.sizes import Law
+from testbed.load.sizes import Law, draw
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -34,9 +40,9 @@ class Servers(Model):
     """`count` servers alike. `weight` is what somebody configured, right or wrong.
 
     cpus: jobs that run at full `speed` side by side. in_service: jobs that share them; the next
-    `backlog` wait in order, what comes then is rejected. fifo: one job a CPU, no sharing.
-    io_speed: of the I/O queue, which is processor sharing without a bound. spare: not in the
-    service until an event adds it.
+    `backlog` wait in order, what comes then is rejected, but for what returns from I/O. fifo: one
+    job a CPU, no sharing. io_speed: of the I/O queue, which is processor sharing without a bound.
+    spare: not in the service until an event adds it.
     """
 
     count: int = Field(ge=1, default=1)
@@ -70,6 +76,11 @@ class Size(Model):
     heavy_ratio: float = Field(ge=1, default=1.0)
     values_s: tuple[Positive, ...] = ()
 
+    @model_validator(mode="after")
+    def _drawable(self) -> Size:
+        draw(self.law, self.mean_s, self.cv, 0, np.random.default_rng(0))
+        return self
+
 
 class Application(Model):
     """Stages in order. They alternate between CPU and I/O and begin at the CPU.
@@ -97,10 +108,11 @@ class Application(Model):
 class Arrivals(Model):
     """When flows come. Either `load`, of the capacity at the start, or `rate_per_s`.
 
-    profile: (time in s, factor) points of the rate, linear between them. burst_*: a two-state
+    profile: (time in s, factor) points of the rate, linear between them; two at one time are a
+    step. burst_*: a two-state
     Markov-modulated Poisson process whose rate is `burst_ratio` times as high in bursts, with
     mean sojourns; the mean rate stays. trace: a file of `time<TAB>query` lines, repeated and
-    scaled to the rate.
+    scaled to the rate; in a suite its path begins at the suite's folder.
     """
 
     load: Positive | None = None
@@ -111,6 +123,12 @@ class Arrivals(Model):
     calm_s: Positive = 4.0
     trace: Path | None = None
 
+    @field_validator("trace")
+    @classmethod
+    def _beside_the_suite(cls, trace: Path | None, info: ValidationInfo) -> Path | None:
+        folder = (info.context or {}).get("folder")
+        return trace if trace is None or folder is None else folder / trace
+
     @model_validator(mode="after")
     def _one_of(self) -> Arrivals:
         if (self.load is None) == (self.rate_per_s is None):
@@ -120,6 +138,8 @@ class Arrivals(Model):
         times = [at for at, _ in self.profile]
         if times != sorted(times):
             raise ValueError("the points of a profile must be in order of time")
+        if any(times.count(at) > 2 for at in times):
+            raise ValueError("a profile has more than two points at one time")
         return self
 
 
@@ -142,9 +162,10 @@ class Scenario(Model):
     """One thing to simulate. `kind` groups scenarios in tables.
 
     balancers: each gets a random share of the flows, equal in the mean. link_s: one-way latency
-    between two nodes, uniform. timeout_s: what a client of a failed flow waits, counted as its
-    completion time. detect_s: from a failure or a return to the balancers' knowledge of it.
-    queries before warmup_s are simulated and not judged.
+    between two nodes, uniform. timeout_s: what the client of a flow that is not served waits,
+    counted as its completion time; one that is served counts with its own, however long it is.
+    detect_s: from a failure or a return to the balancers' knowledge of it.
+    Flows before warmup_s are simulated and not judged.
     """
 
     name: str
@@ -164,14 +185,16 @@ class Scenario(Model):
     @model_validator(mode="after")
     def _consistent(self) -> Scenario:
         if self.warmup_s >= self.duration_s:
-            raise ValueError(f"{self.name}: warmup_s must end before duration_s")
+            raise ValueError("warmup_s must end before duration_s")
         if self.link_s[0] > self.link_s[1]:
-            raise ValueError(f"{self.name}: link_s must be (least, most)")
+            raise ValueError("link_s must be (least, most)")
         for event in self.events:
             if event.server >= len(self.backends):
-                raise ValueError(
-                    f"{self.name}: an event names server {event.server} of {len(self.backends)}"
-                )
+                raise ValueError(f"an event names server {event.server} of {len(self.backends)}")
+        if not any(self.mean_s(resource) for resource in Resource):
+            raise ValueError("no application asks for any work")
+        if self.arrivals.load is not None and all(server.spare for server in self.backends):
+            raise ValueError("load is of the servers at the start, and all are spare")
         return self
 
     @property
@@ -211,21 +234,3 @@ class Scenario(Model):
         capacity = self.capacity_per_s()
         given = [server.weight for server in self.backends]
         return np.array([c if w is None else w for c, w in zip(capacity, given, strict=True)])
-
-
-class SuiteError(ValueError):
-    """A suite's file cannot be used; the message names the file and the place."""
-
-
-def load_suite(path: Path) -> tuple[Scenario, ...]:
-    """The scenarios of a YAML file: `defaults` under each of the entries of `scenarios`."""
-    try:
-        document = yaml.safe_load(path.read_text())
-        defaults = document.get("defaults", {})
-        suite = tuple(Scenario(**{**defaults, **entry}) for entry in document["scenarios"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise SuiteError(f"{path}: {error}") from error
-    names = [scenario.name for scenario in suite]
-    if len(set(names)) != len(names):
-        raise SuiteError(f"{path}: two scenarios have the same name")
-    return suite

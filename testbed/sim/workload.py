@@ -45,7 +45,7 @@ class Workload:
 
 def draw_workload(scenario: Scenario, seed: int) -> Workload:
     """Each column has a stream of its own, so that changing one leaves the others as they are."""
-    streams = [np.random.default_rng([seed, number]) for number in range(6)]
+    streams = [np.random.default_rng([seed, number]) for number in range(5)]
     at_s = arrival_times(scenario, streams[0])
     count = len(at_s)
     low, high = scenario.link_s
@@ -97,14 +97,12 @@ def _invert(unit: Floats, times: Floats, rates: Floats, cumulative: Floats) -> F
 
 
 def _rate_curve(scenario: Scenario, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """Breakpoints (s) and the rate's factor at them, bursts included."""
+    """Breakpoints (s) and the rate's factor at them, bursts included; twice where it jumps."""
     arrivals, duration_s = scenario.arrivals, scenario.duration_s
-    points = arrivals.profile or ((0.0, 1.0),)
-    at = np.array([time for time, _ in points])
-    factor = np.array([value for _, value in points])
-    times = np.unique(np.clip(np.concatenate([[0.0], at, [duration_s]]), 0.0, duration_s))
+    points = np.array(arrivals.profile or ((0.0, 1.0),))
+    times = np.clip(np.concatenate([[0.0], points[:, 0], [duration_s]]), 0.0, duration_s)
     if arrivals.burst_ratio == 1.0:
-        return times, np.interp(times, at, factor)
+        return _pieces(np.unique(times), points)
     share = arrivals.burst_s / (arrivals.burst_s + arrivals.calm_s)
     calm = 1.0 / (1.0 - share + share * arrivals.burst_ratio)
     edges, states, now_s, state = [0.0], [], 0.0, int(rng.random() < share)
@@ -114,12 +112,28 @@ def _rate_curve(scenario: Scenario, rng: np.random.Generator) -> tuple[Floats, F
         states.append(state)
         state = 1 - state
     levels = calm * np.where(np.array(states) == 1, arrivals.burst_ratio, 1.0)
-    # Each edge twice: the rate jumps there.
-    both = np.unique(np.concatenate([times, edges]))
-    starts, ends = both[:-1], both[1:]
-    level = levels[np.clip(np.searchsorted(edges, starts, side="right") - 1, 0, len(levels) - 1)]
-    curve = np.interp(np.stack([starts, ends], axis=1), at, factor) * level[:, None]
-    return np.stack([starts, ends], axis=1).ravel(), curve.ravel()
+    times = np.unique(np.concatenate([times, edges]))
+    at = np.clip(np.searchsorted(edges, times[:-1], side="right") - 1, 0, len(levels) - 1)
+    both, factor = _pieces(times, points)
+    return both, factor * np.repeat(levels[at], 2)
+
+
+def _pieces(times: Floats, points: Floats) -> tuple[Floats, Floats]:
+    """The profile of `points` (P, 2) between neighbours of `times`: start and end of each piece.
+
+    No point lies within a piece. Before the first and after the last point the factor stays.
+    """
+    starts, ends = times[:-1], times[1:]
+    at, factor = points[:, 0], points[:, 1]
+    # A step has two points at one time: a piece begins at the later and ends at the earlier.
+    left = np.searchsorted(at, starts, side="right") - 1
+    right = np.minimum(left + 1, len(at) - 1)
+    left = np.maximum(left, 0)
+    span = at[right] - at[left]
+    slope = (factor[right] - factor[left]) / np.where(span > 0, span, 1.0)
+    both = np.stack([starts, ends], axis=1)
+    curve = factor[left, None] + slope[:, None] * np.maximum(both - at[left, None], 0.0)
+    return both.ravel(), curve.ravel()
 
 
 def _work(applications: tuple[Application, ...], count: int, rng: np.random.Generator) -> Floats:

@@ -42,6 +42,8 @@ class World:
         self.believed_up = np.ones(self.count, dtype=bool)
         self.identity = np.where(self.present, np.arange(1, self.count + 1), 0).astype(np.uint64)
         self._next_identity = self.count + 1
+        self.led = np.zeros(scenario.balancers, dtype=bool)
+        """(balancers,): whose weights come from outside and not from the configuration."""
         self._speeds = np.array([(s.speed, s.io_speed) for s in scenario.backends])
         self._factor = np.ones(self.count)
         # (time, order, event): what a balancer notices comes after what happens.
@@ -74,6 +76,7 @@ class World:
     def lead(self, balancer: int) -> None:
         """Take one balancer off the rule: shortest expected delay by weights from outside, 1 at
         first."""
+        self.led[balancer] = True
         self.state.balancers["policy"][balancer] = SED
         self.state.weight[balancer] = 1.0
         dispatch.refresh(self.state, balancer)
@@ -112,6 +115,10 @@ class World:
         """(servers,) jobs at each server now, which only a probe of the server could tell."""
         cpu, io = np.split(self.state.stations, 2)
         return (cpu["serving"] + cpu["waiting"] + io["serving"]).astype(np.float64)
+
+    def answering(self) -> NDArray[np.bool_]:
+        """(servers,) which servers are up, balancers having noticed or not."""
+        return self.state.servers["up"] == 1
 
     # -- time
 
@@ -152,10 +159,10 @@ class World:
         elif what == "notice recover":
             self.believed_up[slot] = True
         elif what == "add" and not self.present[slot]:
+            self._renew(slot)
             self.present[slot] = True
             self.identity[slot] = self._next_identity
             self._next_identity += 1
-            self._renew(slot)
         elif what == "remove":
             self.present[slot] = False
             self.identity[slot] = 0
@@ -182,10 +189,16 @@ class World:
             dispatch.idle(state, slot)
 
     def _renew(self, slot: int) -> None:
-        """The slot is a backend that no balancer knows anything of."""
+        """The slot, not yet present, is a backend that no balancer knows anything of.
+
+        Its weight is the configured one where that counts. Who sets weights knows none for it yet:
+        until then it has the median of those present.
+        """
         state = self.state
         state.duration_t_ns[:, slot] = 0
-        state.weight[:, slot] = np.median(state.weight[:, self.present], axis=1)
+        if self.led.any() and self.present.any():
+            known = state.weight[np.ix_(self.led, self.present)]
+            state.weight[self.led, slot] = np.median(known, axis=1)
         state.offset[:, slot] = 1.0
         views = state.views[:, slot]
         views["accepted"] = views["failed"] = views["answered"] = views["duration_ns"] = 0

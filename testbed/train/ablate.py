@@ -104,7 +104,8 @@ def switched_off(parameters: Parameters) -> dict[str, Rule]:
     return {
         "memory held at zero": agent_rule("", parameters, PolicySettings(recurrent=False)),
         "no offset": agent_rule("", parameters, PolicySettings(offset_ratio=1.0)),
-        "middle memory of L": agent_rule("", silenced(parameters, "memory")),
+        "no queues of the past": agent_rule("", parameters, PolicySettings(busy_most=0.0)),
+        "middle memory": agent_rule("", silenced(parameters, "memory")),
         "no factor": agent_rule("", silenced(parameters, "factor")),
     }
 

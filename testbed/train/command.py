@@ -170,7 +170,8 @@ def _look_at(
 ) -> list[Seen]:
     rng = np.random.default_rng([seed, round_number, number])
     if parameters is None:
-        parameters = holding(float(rng.uniform(-0.5, 0.9)), float(rng.uniform(-1.0, 1.0)))
+        offset_u, memory_u, busy_u = rng.uniform((-0.6, -1.0, -1.0), (0.4, 1.0, 1.0)).tolist()
+        parameters = holding(offset_u, memory_u, busy_u)
     return record(scenario(number), parameters, seed=1000 + round_number, stochastic=True)
 
 

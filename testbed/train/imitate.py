@@ -16,11 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from agent.act.weights import log_bound
 from agent.learn.networks import Actor
-from agent.settings import HIDDEN, PolicySettings
+from agent.settings import ACTIONS, HIDDEN
 from testbed.train.rollouts import Sequence as Seen
-from testbed.train.tables import KAPPAS, MEMORIES_U, OFFSETS_U, Table
+from testbed.train.tables import BUSY_U, MEMORIES_U, OFFSETS_U, Table
 
 Float32 = NDArray[np.float32]
 
@@ -37,7 +36,7 @@ class Example:
 class Settings:
     """updates of batch sequences of `steps` steps; the first `warm` of them are not judged.
 
-    lr falls to a tenth by a cosine. away: weight of the factor's part that no kappa explains.
+    lr falls to a tenth by a cosine. away: weight of the factor, of which no table tells.
     steady: weight of the change of the actions from step to step. recurrent: False trains for a
     policy whose memory is held at zero.
     """
@@ -56,14 +55,12 @@ class Settings:
 @dataclass(frozen=True)
 class Batch:
     """Time first, backends padded: features (T, B, N, F), service (T, B, S), mask (B, N),
-    plane (B, OFFSETS, MEMORIES), kappa (B, KAPPAS), log_speed (B, N)."""
+    costs (B, OFFSETS, MEMORIES, BUSY)."""
 
     features: Tensor
     service: Tensor
     mask: Tensor
-    plane: Tensor
-    kappa: Tensor
-    log_speed: Tensor
+    costs: Tensor
 
 
 def train(
@@ -102,25 +99,13 @@ def judge(actor: Actor, batch: Batch, settings: Settings) -> Tensor:
     mean, _ = actor.decide(memory[settings.warm :])
     u = torch.tanh(mean)  # (T, B, N, A)
     share = batch.mask / batch.mask.sum(-1, keepdim=True)  # (B, N)
-    offset_u = (u[..., 1] * share).sum(-1)  # (T, B)
-    memory_u = (u[..., 2] * share).sum(-1)
-    plane = _interpolate_plane(batch.plane, offset_u, memory_u)
-
-    bound = log_bound(PolicySettings())
-    log_g = u[..., 0] * bound
-    log_g = (log_g - (log_g * share).sum(-1, keepdim=True)) * batch.mask
-    along = (log_g * batch.log_speed * share).sum(-1)
-    length = (batch.log_speed.square() * share).sum(-1)  # (B,)
-    hidden_speeds = (length > 1e-6).float()
-    kappa = along / length.clamp(min=1e-6) * hidden_speeds
-    rest = log_g - kappa.unsqueeze(-1) * batch.log_speed
-    away = (rest.square() * share).sum(-1)
-
+    places = {name: (u[..., at] * share).sum(-1) for at, name in enumerate(ACTIONS)}  # (T, B)
+    away = (u[..., ACTIONS.index("factor")].square() * share).sum(-1)
     change = (u[1:] - u[:-1]).square().mean(-1)
     steady = (change * share).sum(-1).mean()
-    cost = plane + _interpolate_kappa(batch.kappa, kappa) + settings.away * away
+    cost = interpolate(batch.costs, places["offset"], places["memory"], places["busy"])
     # A spread that is wide apart of the ends is only for learning online: it is left as it is.
-    return cost.mean() + settings.steady * steady
+    return cost.mean() + settings.away * away.mean() + settings.steady * steady
 
 
 def draw(examples: Sequence[Example], settings: Settings, rng: np.random.Generator) -> Batch:
@@ -131,7 +116,7 @@ def draw(examples: Sequence[Example], settings: Settings, rng: np.random.Generat
     count, width = len(chosen), chosen[0].seen.features.shape[2]
     features = np.zeros((steps, count, most, width), np.float32)
     service = np.zeros((steps, count, chosen[0].seen.service.shape[1]), np.float32)
-    mask, speed = np.zeros((count, most), np.float32), np.zeros((count, most), np.float32)
+    mask = np.zeros((count, most), np.float32)
     for b, example in enumerate(chosen):
         seen = example.seen
         # From the beginning as often as from anywhere: memory starts empty there.
@@ -141,38 +126,28 @@ def draw(examples: Sequence[Example], settings: Settings, rng: np.random.Generat
         features[:, b, :backends] = seen.features[start : start + steps]
         service[:, b] = seen.service[start : start + steps]
         mask[b, :backends] = 1.0
-        speed[b, :backends] = example.table.log_speed[seen.slots]
-        speed[b, :backends] -= speed[b, :backends].mean()
     return Batch(
         torch.from_numpy(features),
         torch.from_numpy(service),
         torch.from_numpy(mask),
-        torch.tensor(np.stack([example.table.plane for example in chosen]), dtype=torch.float32),
-        torch.tensor(np.stack([example.table.kappa for example in chosen]), dtype=torch.float32),
-        torch.from_numpy(speed),
+        torch.tensor(np.stack([example.table.costs for example in chosen]), dtype=torch.float32),
     )
 
 
-def _interpolate_plane(plane: Tensor, offset_u: Tensor, memory_u: Tensor) -> Tensor:
-    """plane (B, I, K) at offset_u, memory_u (T, B), bilinear, flat beyond the edges."""
-    row, row_share = _place(offset_u, OFFSETS_U)
-    column, column_share = _place(memory_u, MEMORIES_U)
-    batch = torch.arange(plane.shape[0]).expand_as(row)
-    upper = (1 - column_share) * plane[batch, row, column] + column_share * plane[
-        batch, row, column + 1
-    ]
-    lower = (1 - column_share) * plane[batch, row + 1, column] + column_share * plane[
-        batch, row + 1, column + 1
-    ]
-    return (1 - row_share) * upper + row_share * lower
+def interpolate(costs: Tensor, offset_u: Tensor, memory_u: Tensor, busy_u: Tensor) -> Tensor:
+    """costs (B, I, K, S) at places (T, B) each, linear along each axis, flat beyond the edges."""
+    axes = (OFFSETS_U, offset_u), (MEMORIES_U, memory_u), (BUSY_U, busy_u)
+    (i, i_share), (k, k_share), (s, s_share) = (_place(u, points) for points, u in axes)
+    batch = torch.arange(costs.shape[0]).expand_as(i)
 
+    def along_busy(row: Tensor, column: Tensor) -> Tensor:
+        low, high = costs[batch, row, column, s], costs[batch, row, column, s + 1]
+        return (1 - s_share) * low + s_share * high
 
-def _interpolate_kappa(costs: Tensor, kappa: Tensor) -> Tensor:
-    """costs (B, KAPPAS) at kappa (T, B); beyond the ends it costs the distance."""
-    at, share = _place(kappa, KAPPAS)
-    batch = torch.arange(costs.shape[0]).expand_as(at)
-    beyond = (kappa - KAPPAS[-1]).clamp(min=0) + (KAPPAS[0] - kappa).clamp(min=0)
-    return (1 - share) * costs[batch, at] + share * costs[batch, at + 1] + 0.1 * beyond
+    def along_memory(row: Tensor) -> Tensor:
+        return (1 - k_share) * along_busy(row, k) + k_share * along_busy(row, k + 1)
+
+    return (1 - i_share) * along_memory(i) + i_share * along_memory(i + 1)
 
 
 def _place(value: Tensor, points: Sequence[float]) -> tuple[Tensor, Tensor]:

@@ -74,12 +74,12 @@ class Recorder:
         return found
 
 
-def holding(offset_u: float, memory_u: float) -> dict[str, Float32]:
+def holding(offset_u: float, memory_u: float, busy_u: float) -> dict[str, Float32]:
     """Parameters of a network that always says the same, with g = 1."""
     parameters = fresh_parameters(0)
     parameters["decide2.weight"][:] = 0.0
     spread = parameters["decide2.bias"][len(ACTIONS) :]
-    means = np.arctanh(np.clip([0.0, offset_u, memory_u], -0.99, 0.99))
+    means = np.arctanh(np.clip([0.0, offset_u, memory_u, busy_u], -0.99, 0.99))
     parameters["decide2.bias"] = np.concatenate([means, spread]).astype(np.float32)
     return parameters
 

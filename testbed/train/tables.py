@@ -4,8 +4,9 @@ Lives here: the grid, the search, and the table it leaves. The search may try a 
 again with the same flows, which no policy can; the network then has to guess the best place of the
 table from what it sees. Never here: networks.
 
-The constants are those that an agent decides: b, added to q; the memory of L, in flows; and kappa,
-the exponent in g_j = v_j^kappa of each server's true speed a job, v_j.
+The constants are those that an agent decides for all backends alike: b, added to q; the memory of
+L and n, in flows; and kappa, what the queues of the past count. Places are those of
+`agent.act.weights`, u in [-1, 1].
 """
 
 from __future__ import annotations
@@ -16,19 +17,24 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.averages import MEMORIES_FLOWS
-from agent.settings import PolicySettings
+from agent.act.weights import score
+from agent.averages import Averages, follow
+from agent.settings import ACTIONS, PolicySettings
 from testbed.sim.compiled import dispatch
-from testbed.sim.policies import REFERENCE, Rule, rule
-from testbed.sim.run import Result, Run, simulate
+from testbed.sim.policies import REFERENCE, Controller, Rule, rule
+from testbed.sim.run import Result, simulate
 from testbed.sim.scenario import Scenario
-from testbed.sim.workload import Workload, draw_workload
+from testbed.sim.workload import draw_workload
+from testbed.sim.world import World
 
 Floats = NDArray[np.float64]
+Place = tuple[float, float, float]
 
-OFFSETS_U: Final = (-0.5, -0.2, 0.0, 0.25, 0.5, 0.75, 0.95)
-MEMORIES_U: Final = (-1.0, -0.5, 0.0, 0.5, 1.0)
-KAPPAS: Final = (-0.3, 0.0, 0.3, 0.6)
+OFFSETS_U: Final = (-0.5, -0.15, 0.3)
+MEMORIES_U: Final = (-1.0, 0.0, 1.0)
+BUSY_U: Final = (-1.0, -0.25, 0.3, 0.9)
+NEUTRAL: Final[Place] = (-0.15, 0.0, -1.0)
+"""Near to `ewma`: what the others are measured from."""
 
 TAIL_SHARE: Final = 0.4
 """Of the cost, what the 99th percentile counts; the rest is the mean."""
@@ -36,15 +42,10 @@ TAIL_SHARE: Final = 0.4
 
 @dataclass(frozen=True)
 class Table:
-    """Logarithms of cost over the neutral place's (b = 1, middle memory, kappa = 0).
+    """costs (OFFSETS, MEMORIES, BUSY): logarithms over the cost at NEUTRAL; reference: the same of
+    SED that knows everything."""
 
-    plane (OFFSETS, MEMORIES); kappa (KAPPAS,): beside the plane's best place, its own minus that.
-    log_speed (servers,): log v_j, centred. reference: the same cost of SED that knows everything.
-    """
-
-    plane: Floats
-    kappa: Floats
-    log_speed: Floats
+    costs: Floats
     reference: float
 
 
@@ -54,55 +55,48 @@ def cost(result: Result) -> float:
     return float((1.0 - TAIL_SHARE) * np.log(result.mean_s) + TAIL_SHARE * tail)
 
 
-def memory_flows(u: float) -> float:
-    """The memory at the place u in [-1, 1], between MEMORIES_FLOWS in the logarithm."""
-    places = np.linspace(-1.0, 1.0, len(MEMORIES_FLOWS))
-    return float(np.exp(np.interp(u, places, np.log(MEMORIES_FLOWS))))
+class Held:
+    """An agent's weights with constant actions; what only a network would look at is left out.
+
+    It steps half as often as an agent, which a constant does not mind and a search does.
+    """
+
+    period_s = 0.5
+
+    def __init__(self, place: Place) -> None:
+        offset, memory, busy = place
+        self._u = {"factor": 0.0, "offset": offset, "memory": memory, "busy": busy}
+        self._averages: Averages | None = None
+
+    def step(self, world: World, balancer: int) -> None:
+        snapshot = world.snapshot(balancer)
+        if not snapshot.identity.size:
+            return
+        self._averages = found = follow(snapshot, self._averages, self.period_s)
+        u = np.array([[self._u[name] for name in ACTIONS]] * snapshot.identity.size, np.float32)
+        now = score(u, found.mean_s(), found.busy(), PolicySettings())
+        world.set_weights(balancer, snapshot.identity, now.weights, now.offset)
 
 
-def constant(
-    scenario: Scenario, offset_u: float, memory_u: float, kappa: float, seed: int, flows: Workload
-) -> Result:
-    """A run with the three held constant."""
-    residual = Rule("constant", dispatch.RESIDUAL, memory_flows=memory_flows(memory_u))
-    run = Run(scenario, residual, seed, flows)
-    run.world.state.offset[:] = PolicySettings().offset_ratio ** offset_u
-    run.world.state.weight[:] = np.exp(kappa * log_speed(scenario))
-    return run.finish()
+def constant(place: Place) -> Rule:
+    """The three held constant at a place."""
 
+    def make(world: World, balancer: int, seed: int) -> Controller:
+        return Held(place)
 
-def log_speed(scenario: Scenario) -> Floats:
-    """(servers,) log of the speed of one job alone on each server, centred."""
-    logs = np.log([server.speed for server in scenario.backends])
-    centred: Floats = logs - logs.mean()
-    return centred
+    return Rule("constant", dispatch.SED, controller=make)
 
 
 def search(scenario: Scenario, seeds: int) -> Table:
     """The table of a scenario, a mean over `seeds` paired workloads."""
-    plane = np.zeros((len(OFFSETS_U), len(MEMORIES_U)))
-    kappa = np.zeros(len(KAPPAS))
-    reference = 0.0
-    workloads = [draw_workload(scenario, seed) for seed in range(seeds)]
-    for seed, flows in enumerate(workloads):
-        for i, offset_u in enumerate(OFFSETS_U):
-            for k, memory_u in enumerate(MEMORIES_U):
-                plane[i, k] += cost(constant(scenario, offset_u, memory_u, 0.0, seed, flows))
+    shape = len(OFFSETS_U), len(MEMORIES_U), len(BUSY_U)
+    costs, reference = np.zeros(shape), 0.0
+    for seed in range(seeds):
+        flows = draw_workload(scenario, seed)
         reference += cost(simulate(scenario, rule(REFERENCE), seed, flows))
-    best_i, best_k = np.unravel_index(plane.argmin(), plane.shape)
-    best = float(plane[best_i, best_k])
-    hidden = bool(np.any(log_speed(scenario)))
-    for at, exponent in enumerate(KAPPAS):
-        if not hidden or exponent == 0.0:
-            kappa[at] = best
-            continue
-        for seed, flows in enumerate(workloads):
-            place = OFFSETS_U[best_i], MEMORIES_U[best_k]
-            kappa[at] += cost(constant(scenario, *place, exponent, seed, flows))
-    neutral = plane[OFFSETS_U.index(0.0), MEMORIES_U.index(0.0)]
-    return Table(
-        plane=(plane - neutral) / seeds,
-        kappa=(kappa - best) / seeds,
-        log_speed=log_speed(scenario),
-        reference=float(reference - neutral) / seeds,
-    )
+        for at in np.ndindex(shape):
+            place = OFFSETS_U[at[0]], MEMORIES_U[at[1]], BUSY_U[at[2]]
+            costs[at] += cost(simulate(scenario, constant(place), seed, flows))
+    offset, memory, busy = NEUTRAL
+    neutral = costs[OFFSETS_U.index(offset), MEMORIES_U.index(memory), BUSY_U.index(busy)]
+    return Table((costs - neutral) / seeds, float(reference - neutral) / seeds)

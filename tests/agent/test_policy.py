@@ -8,7 +8,7 @@ from make import NOW_NS, permuted, snapshot
 
 from agent.act.network import SHAPES, ParameterError, checked, fresh_parameters
 from agent.act.policy import Policy
-from agent.act.weights import LEVELS, bounded, log_factor, weights
+from agent.act.weights import LEVELS, bounded, capacity, kappa, log_factor, score, weights
 from agent.observe import observe
 from agent.settings import ACTIONS, PolicySettings, SettingsError
 
@@ -101,17 +101,46 @@ def test_weights_are_finite_positive_and_bounded_whatever_the_latencies(u, ratio
     rng = np.random.default_rng(seed)
     latency = np.exp(rng.uniform(-12, 5, len(u))) * rng.integers(0, 2, len(u))
     settings = PolicySettings(max_ratio=ratio)
-    a = weights(log_factor(np.array(u, np.float32), settings), latency, settings)
+    busy = np.exp(rng.uniform(-9, 9, len(u)))
+    found = capacity(latency, busy, float(rng.uniform(0.0, 2.0)))
+    a = weights(log_factor(np.array(u, np.float32), settings), found, settings)
     assert np.all(np.isfinite(a))
     assert np.all(a > 0.0)
     assert a.max() / a.min() <= ratio * (1 + 1e-9)
 
 
 def test_base_latency_is_the_inverse_of_latency_and_base_none_is_not():
-    log_g, latency = np.zeros(3), np.array([0.01, 0.02, 0.04])
-    a = weights(log_g, latency, PolicySettings(base="latency"))
+    log_g, latency, busy = np.zeros(3), np.array([0.01, 0.02, 0.04]), np.array([0.0, 3.0, 9.0])
+    plain = capacity(latency, busy, 0.0)
+    a = weights(log_g, plain, PolicySettings(base="latency"))
     assert a / a[0] == pytest.approx([1.0, 0.5, 0.25])
-    assert weights(log_g, latency, PolicySettings(base="none")).tolist() == [1.0, 1.0, 1.0]
+    assert weights(log_g, plain, PolicySettings(base="none")).tolist() == [1.0, 1.0, 1.0]
+
+
+def test_with_kappa_1_processor_sharing_shows_its_capacity_whatever_its_queue():
+    """L = (1 + n) / c where every flow slows all others down."""
+    c, n = np.array([50.0, 50.0, 200.0]), np.array([0.0, 6.0, 3.0])
+    assert capacity((1.0 + n) / c, n, 1.0) == pytest.approx(c)
+    assert capacity(np.array([0.0, np.inf, 0.1]), n, 1.0) == pytest.approx([0.0, 0.0, 40.0])
+
+
+def test_kappa_runs_from_0_to_its_bound():
+    settings = PolicySettings(busy_most=3.0)
+    found = [kappa(np.full(2, u, np.float32), settings) for u in (-1.0, 0.0, 1.0)]
+    assert found == pytest.approx([0.0, 0.75, 3.0])
+
+
+def test_a_score_is_made_of_all_actions_at_their_memories():
+    u = np.zeros((2, len(ACTIONS)), np.float32)
+    u[:, ACTIONS.index("memory")] = 1.0
+    latency = np.array([[9.0, 9.0, 0.1], [9.0, 9.0, 0.2]])
+    busy = np.array([[9.0, 9.0, 1.0], [9.0, 9.0, 7.0]])
+    found = score(u, latency, busy, PolicySettings(busy_most=4.0))
+    assert found.offset == 1.0
+    assert found.weights[1] / found.weights[0] == pytest.approx((8.0 / 0.2) / (2.0 / 0.1))
+    u[:, ACTIONS.index("busy")] = -1.0
+    found = score(u, latency, busy, PolicySettings())
+    assert found.weights[1] / found.weights[0] == pytest.approx(0.5)
 
 
 def test_one_outlier_does_not_flatten_the_others():

@@ -96,3 +96,11 @@ def test_answers_are_counted_of_datagrams_only(tmp_path: Path) -> None:
     wrong = text.replace("  - name: tcp\n", "  - name: tcp\n    responses: 1\n")
     with pytest.raises(ConfigError, match="found 1, expected null, for the service does not"):
         load(write(tmp_path, wrong))
+
+
+def test_datagrams_are_checked_at_a_port_of_their_own(tmp_path: Path) -> None:
+    text = BOTH.format(**USUAL)
+    ported = load(write(tmp_path, text + "    health: {check: {port: 80}}\n")).services[1]
+    assert ported.health.check is not None
+    with pytest.raises(ConfigError, match=r"services\[1\].health: found .* expected a check with"):
+        load(write(tmp_path, text + "    health: {check: {}}\n"))

@@ -61,7 +61,15 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     ignore = shutil.ignore_patterns(".git", ".venv", "build", "report", "*.egg-info", ".*_cache")
     shutil.copytree(ROOT, source, ignore=ignore)
     subprocess.run(
-        ["make", "-C", str(source), "install", f"DESTDIR={files}", "PYTHON=/usr/bin/python3"],
+        [
+            "make",
+            "-C",
+            str(source),
+            "install",
+            f"DESTDIR={files}",
+            "PYTHON=/usr/bin/python3",
+            "LEARN=1",
+        ],
         check=True,
         stdout=subprocess.DEVNULL,
         timeout=900,
@@ -274,6 +282,41 @@ class TestInstalled:
         assert machine.run("systemctl", "restart", "lbd").returncode != 0
         assert machine.show("lbd", "ExecMainStatus") == "78"
         assert site.active("lbd") == "failed"
+
+    def test_a_group_reads_and_another_operates(self, site: Site) -> None:
+        machine = site.machine
+        for group in ("watch", "oncall"):
+            machine.do("groupadd", "--force", group)
+        path = machine.path("/etc/lbd/lbd.yaml")
+        config = yaml.safe_load(path.read_text())
+        config["api"] = {
+            "listen": "unix:/run/lbd/api.sock",
+            "group": "watch",
+            "operators": "oncall",
+        }
+        path.write_text(yaml.safe_dump(config))
+        dropin = machine.path("/etc/systemd/system/lbd.service.d/group.conf")
+        dropin.parent.mkdir(parents=True, exist_ok=True)
+        dropin.write_text("[Service]\nSupplementaryGroups=watch\n")
+        machine.do("systemctl", "daemon-reload")
+        machine.do("systemctl", "start", "lbd")
+        assert machine.do("stat", "-c", "%a %U %G", "/run/lbd/api.sock") == "660 lbd watch\n"
+
+        def lbctl(groups: list[str], *command: str) -> tuple[int, str]:
+            """As a user who is nobody but a member of these groups."""
+            options = [word for group in groups for word in ("--supp-group", group)]
+            done = machine.run("runuser", "-u", "nobody", *options, "--", "lbctl", *command)
+            return done.returncode, done.stdout + done.stderr
+
+        drain = ("drain", "web", "b0")
+        assert lbctl([], "status")[0] == 1
+        code, told = lbctl(["watch"], "status")
+        assert (code, "you may read" in told) == (0, True), told
+        code, told = lbctl(["watch"], *drain)
+        assert (code, "ready -> drain" in told) == (1, False), told
+        code, told = lbctl(["watch", "oncall"], *drain)
+        assert (code, "ready -> drain" in told) == (0, True), told
+        assert "drain -> ready" in machine.do("lbctl", "set", "web", "b0", "state", "ready")
 
     @pytest.mark.parametrize("how", ["reload", "upgrade"])
     def test_a_reload_and_an_upgrade_leave_open_flows_and_the_unit_alone(

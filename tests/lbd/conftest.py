@@ -18,8 +18,9 @@ import pytest
 import yaml
 from lbd_daemon import free_port
 from lbd_fixtures import backend, daemon, launch
+from lbd_zone import zone
 
-__all__ = ["backend", "daemon", "launch"]
+__all__ = ["backend", "daemon", "launch", "zone"]
 
 
 @pytest.fixture
@@ -38,11 +39,14 @@ def debian_tool() -> Callable[[str], str]:
 @pytest.fixture
 def prometheus(
     debian_tool: Callable[[str], str], tmp_path: Path
-) -> Iterator[Callable[[str], Callable[[str], float | None]]]:
-    """Start a Prometheus that scrapes an address every 100 ms; gives its query function."""
+) -> Iterator[Callable[..., Callable[[str], float | None]]]:
+    """Start a Prometheus that scrapes an address every 100 ms, with options of its own after that.
+
+    Gives its query function.
+    """
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(target: str) -> Callable[[str], float | None]:
+    def start(target: str, *options: str) -> Callable[[str], float | None]:
         address = f"127.0.0.1:{free_port()}"
         job = {"job_name": "lbd", "static_configs": [{"targets": [target]}]}
         (tmp_path / "prometheus.yml").write_text(
@@ -55,6 +59,7 @@ def prometheus(
                     f"--config.file={tmp_path}/prometheus.yml",
                     f"--storage.tsdb.path={tmp_path}/tsdb",
                     f"--web.listen-address={address}",
+                    *options,
                 ],
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from lbd_waiting import until
+from lbd_waiting import DEADLINE_S, until
 
 from shm.errors import RegionAbsent
 from shm.layout import SCALAR, STATE
@@ -30,7 +30,7 @@ from shm.snapshot import Snapshot
 from shm.states import label, state_rows
 
 ROOT = Path(__file__).resolve().parents[2]
-ORPHAN_S = 10.0
+ORPHAN_S = DEADLINE_S
 _numbers = itertools.count()
 
 
@@ -163,7 +163,7 @@ class Daemon:
     def send(self, number: int) -> None:
         self.process.send_signal(number)
 
-    def wait(self, deadline_s: float = 20.0) -> int:
+    def wait(self, deadline_s: float = DEADLINE_S) -> int:
         """The exit status."""
         self.workers()
         return self.process.wait(deadline_s)
@@ -181,7 +181,7 @@ class Daemon:
         if self.process.poll() is None:
             self.process.terminate()
             try:
-                self.process.wait(20)
+                self.process.wait(DEADLINE_S)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()

@@ -13,6 +13,7 @@ import lbd_daemon as ld
 import pytest
 from lbd_backends import Backend, close_at_once, echo, hold, reset
 from lbd_client import ask, connect, served
+from lbd_datagrams import free_udp_port, udp_service
 from lbd_supervised import told
 from lbd_waiting import until
 
@@ -139,6 +140,58 @@ def test_a_unix_socket_is_checked(daemon: Start, backend: Make, tmp_path: Path) 
     assert ld.states(service["name"]) == {"b0": "up"}
     one.close()
     in_state(service, b0="down")
+
+
+def test_a_host_header_has_an_ipv6_address_in_brackets(daemon: Start, backend: Make) -> None:
+    asked: list[bytes] = []
+
+    def script(sock: socket.socket) -> None:
+        asked.append(sock.recv(4096))
+        sock.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+
+    one = backend(script, family=socket.AF_INET6)
+    daemon(ld.service([one.address], health={"check": {**QUICK, "kind": "http"}}))
+    until(lambda: asked, "a check")
+    assert b"\r\nHost: [::1]\r\n" in asked[0]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_check_may_begin_with_a_proxy_header(daemon: Start, backend: Make, version: int) -> None:
+    """Before a balancer that demands one: without it all checks would fail."""
+    inner = backend(answering([b"HTTP/1.1 200 OK\r\n\r\n"]))
+    demanding = ld.service([inner.address], proxy_in={"trust": ["127.0.0.1"]})
+    check = {**QUICK, "kind": "http", "fall": 1}
+    services = [
+        ld.service([demanding["listen"]], health={"check": {**check, "proxy": proxy}})
+        for proxy in (version, None)
+    ]
+    daemon(demanding)
+    daemon(*services)
+    for service, state in zip(services, ("up", "down"), strict=True):
+        until(lambda n=service["name"]: ld.state_word(n, "b0", "checks_total") > 3, "checks made")
+        in_state(service, b0=state)
+
+
+def test_datagram_servers_are_checked_and_asked_at_ports_of_their_own(
+    daemon: Start, backend: Make
+) -> None:
+    """Two servers of datagrams on one host: what is beside them answers for both."""
+    beside = backend(echo)
+    feedback = {"port": backend(lambda sock: sock.sendall(b"40%\n")).sockaddr[1]}
+    service = udp_service(
+        [f"udp:127.0.0.1:{free_udp_port()}" for _ in range(2)],
+        health={
+            "check": {**QUICK, "port": beside.sockaddr[1]},
+            "feedback": {**feedback, "interval_ms": 30},
+        },
+    )
+    name = service["name"]
+    daemon(service)
+    until(lambda: ld.state_word(name, "b1", "checks_total") > 3, "checks made")
+    assert ld.states(name) == {"b0": "up", "b1": "up"}
+    until(lambda: ld.share(name, "b0") == ld.share(name, "b1") == 0.4, "what they said")
+    beside.close()
+    in_state(service, b0="down", b1="down")
 
 
 def test_in_transition_checks_come_fast(daemon: Start, backend: Make) -> None:

@@ -101,6 +101,7 @@ def test_a_reset_after_a_half_close_ends_the_flow(one: Rig, who: str) -> None:
     assert one.outcome is (Outcome.CLIENT_RESET if who == "client" else Outcome.BACKEND_RESET)
 
 
+@pytest.mark.scenario
 def test_one_byte_writes_arrive_in_order(one: Rig) -> None:
     _relay, client, server = one.connected()
     for number in range(256):

@@ -282,6 +282,7 @@ def test_a_restarted_agent_is_heard_at_its_first_frame(
 # -- a slow reader
 
 
+@pytest.mark.scenario
 def test_a_reader_that_reads_nothing_costs_no_memory(
     daemon: Start, backend: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,6 +25,7 @@ from lbd_waiting import until
 
 from lbd.status.page import VIEWERS
 from lbd.status.state import Changes
+from shm.layout import AGENT_MODES
 
 Make = Callable[..., Backend]
 Start = Callable[..., ld.Daemon]
@@ -180,6 +181,12 @@ def test_the_stream_tells_the_state_and_what_happened_also_to_who_comes_late(
     assert seen["listen"] == service["listen"]
     assert [b["weight"] for b in seen["backends"]] == [3.0, 1.0]
     assert sum(b["flows_total"] for b in seen["backends"]) == 4
+    for word, mode in (*AGENT_MODES.items(), (99, None)):
+        agent.block.set("mode", word)
+        until(
+            lambda mode=mode: viewer.next()["services"][0]["agent"]["mode"] == mode,
+            f"the mode {mode}",
+        )
     agent.close()
     told(f"{name}: the agent has gone")
     os.kill(one.workers()[0], signal.SIGKILL)

@@ -26,6 +26,7 @@ from lbd_waiting import until
 from config.address import Address
 
 Start = Callable[..., ld.Daemon]
+pytestmark = pytest.mark.scenario
 HEAD = struct.Struct("!I")
 BLOCK = random.Random(7).randbytes(1 << 20)
 MAX_BYTES = 200_000
@@ -165,8 +166,13 @@ def test_every_byte_of_every_flow_arrives_and_the_accounts_close(
     started = time.monotonic()
     with server:
         ends = asyncio.run(storm(service, server, flows))
+    took_s = time.monotonic() - started
+    compared = sum(count for count, _ in ends.got.values())
     with capsys.disabled():
-        print(f"\n[{flows} flows at once through 2 workers: {time.monotonic() - started:.1f} s]")
+        print(
+            f"\n[{flows} flows at once through 2 workers: {took_s:.1f} s, "
+            f"{compared} bytes compared]"
+        )
     plans = [Plan.of(number) for number in range(flows)]
     for plan in plans:
         ends.check(plan)

@@ -1,5 +1,6 @@
 """What the scenarios start: see `lbd_fixtures`."""
 
 from lbd_fixtures import backend, daemon, launch
+from lbd_zone import zone
 
-__all__ = ["backend", "daemon", "launch"]
+__all__ = ["backend", "daemon", "launch", "zone"]

@@ -31,7 +31,7 @@ from config.schema import Agent as AgentConfig
 pytestmark = pytest.mark.scenario
 Make = Callable[..., Backend]
 Start = Callable[..., ld.Daemon]
-FLOWS = [200, pytest.param(20_000, marks=[pytest.mark.slow, pytest.mark.timeout(600)])]
+FLOWS = [200, pytest.param(5000, marks=[pytest.mark.slow, pytest.mark.timeout(600)])]
 
 
 def tell(capsys: pytest.CaptureFixture[str], what: str, crowd: Crowd) -> None:

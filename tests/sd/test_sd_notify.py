@@ -79,6 +79,16 @@ def test_the_environment_is_taken_and_not_left_to_children(manager: socket.socke
     assert len(heard(manager)) == 1
 
 
+def test_a_watchdog_waits_longer_for_what_takes_longer(manager: socket.socket) -> None:
+    quiet, watched = (Notifier(manager.getsockname(), s) for s in (None, 3.0))
+    for notifier in (quiet, watched):
+        notifier.be_patient(20.0)
+        notifier.be_patient(None)
+    assert heard(manager) == [
+        f"WATCHDOG=1\nWATCHDOG_USEC={wait_us}" for wait_us in (23_000_000, 3_000_000)
+    ]
+
+
 @pytest.mark.parametrize(("timeout_us", "pid"), [("1000000", "1"), ("0", ""), ("soon", "")])
 def test_a_watchdog_of_another_process_or_none_is_not_fed(
     manager: socket.socket, timeout_us: str, pid: str

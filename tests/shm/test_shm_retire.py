@@ -167,6 +167,34 @@ def test_a_worker_whose_frame_cannot_be_read_does_not_vanish_from_the_sums(
     assert reader.counters()[lo.ROW["flows_total"], slot] == 70
 
 
+def test_live_rows_are_those_of_the_frames_before_and_after_a_retirement_and_none_in_it(
+    create: Create,
+) -> None:
+    region = create()
+    slot = region.add_backend("a", "h:1", 1.0).slot
+    busy(region, 0, slot, 3)
+    busy(region, 1, slot, 4)
+    reader = Reader(region)
+    rows = ("flows_total", "first_byte_total", "unanswered_total")
+
+    def as_published() -> bool:
+        table = reader.counters()
+        found = reader.live(rows)
+        return found is not None and np.array_equal(found, table[[lo.ROW[row] for row in rows]])
+
+    assert as_published()
+    retire(region, 0)
+    assert as_published()
+    region.words[lo.H_EPOCH] += 1
+    assert reader.live(rows) is None
+    region.words[lo.H_EPOCH] += 1
+    region.remove_backend(slot)
+    region.add_backend("b", "h:2", 1.0)
+    found = reader.live(rows)
+    assert found is not None
+    assert not found.any()
+
+
 SUPERVISOR = """
 import os, sys
 from shm.region import Region

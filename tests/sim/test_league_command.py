@@ -78,16 +78,50 @@ def test_only_the_scenarios_asked_for_are_played(league, tmp_path):
     ("flags", "words"),
     [
         (("--policies", "sed,nobody"), "no rule 'nobody'"),
+        (("--policies", "awcmp:0,1"), "awcmp:0,1: a period"),
         (("--scenarios", "nothing"), "no scenario 'nothing' in the suite; known: equal"),
         (("--suite", "nowhere"), "no suite 'nowhere'"),
-        (("--seeds", "0"), "must be at least 1"),
+        (("--suite", "empty.yaml"), "empty.yaml: a suite is a mapping"),
+        (("--seeds", "0"), "must be a whole number of at least 1, not '0'"),
+        (("--jobs", "x"), "must be a whole number of at least 1, not 'x'"),
+        (("--cache", "file"), "league: file: file is not a database"),
+        (("--cache", "folder"), "league: folder: unable to open"),
+        (("--cache", "file/runs"), "league: "),
     ],
 )
-def test_what_is_not_there_is_said(league, flags, words):
+def test_what_is_not_there_is_said(league, tmp_path, flags, words):
+    (tmp_path / "empty.yaml").touch()
+    (tmp_path / "file").write_text("none of ours" * 100)
+    (tmp_path / "folder").mkdir()
     ended = league(*flags)
     assert ended.returncode == 2
     assert words in ended.stderr
     assert "Traceback" not in ended.stderr
+    assert not list(tmp_path.rglob("results.md"))
+
+
+def test_a_report_that_cannot_be_written_is_said_before_anything_is_played(league, tmp_path):
+    (tmp_path / "file").touch()
+    ended = league("--out", "file")
+    assert ended.returncode == 2
+    assert "File exists: 'file'" in ended.stderr
+    assert not (tmp_path / "report").exists()
+
+
+def test_a_scenario_without_a_judged_flow_is_said(league, tmp_path):
+    rare = SUITE_YAML.replace("{load: 0.8}", "{rate_per_s: 0.000001}")
+    (tmp_path / "mine.yaml").write_text(rare)
+    ended = league("--scenarios", "equal", "--policies", "rr", "--jobs", "1")
+    assert ended.returncode == 2
+    assert "equal, seed " in ended.stderr
+    assert "no flow arrives after the warm-up" in ended.stderr
+
+
+def test_a_scenario_named_twice_is_played_once(league, tmp_path):
+    flags = ("--policies", "awcmp:0.5,0.1", "--seeds", "1", "--jobs", "1", "--out", "here")
+    assert league("--scenarios", "equal,equal", *flags).returncode == 0
+    runs = pl.read_parquet(tmp_path / "here" / "runs.parquet")
+    assert runs["policy"].to_list() == ["sed-global", "awcmp:0.5,0.1"]
 
 
 def test_a_killed_league_leaves_no_processes(tmp_path):

@@ -38,13 +38,18 @@ def test_a_trace_counts_by_what_is_in_it(tmp_path):
     arrivals = {"rate_per_s": 10.0, "trace": str(trace)}
     trace.write_text("0.1\t/a\n")
     before = digest(arrivals=arrivals)
+    copy = tmp_path / "copy.tsv"
+    copy.write_text("0.1\t/a\n")
+    assert digest(arrivals={**arrivals, "trace": str(copy)}) == before
+    assert digest(arrivals={"rate_per_s": 10.0}) != before
     trace.write_text("0.2\t/a\n")
     assert digest(arrivals=arrivals) != before
 
 
 def test_a_rule_counts_by_its_constants_not_by_its_spelling():
     assert content.rule_digest("ewma") == content.rule_digest("ewma:200")
-    rules = [name for name in policies.names() if not learned(name)] + ["ewma:50", "ewma:2s"]
+    rules = [name for name in policies.names() if not learned(name)]
+    rules += ["ewma:50", "ewma:2s", "awcmp:0.5,0.1", "awcmp:0.5,0.2"]
     assert len({content.rule_digest(name) for name in rules}) == len(rules)
 
 

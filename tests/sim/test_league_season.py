@@ -8,10 +8,11 @@ import polars as pl
 import pytest
 from league_suite import LocalFarm, scenario
 
+from testbed.sim.league import match
 from testbed.sim.league.cache import Cache
 from testbed.sim.league.farm import here
-from testbed.sim.league.match import Match, play
-from testbed.sim.league.season import play_season
+from testbed.sim.league.match import Match, MatchError, play
+from testbed.sim.league.season import SeasonError, play_season
 from testbed.sim.policies import RuleError, rule
 from testbed.sim.run import simulate
 
@@ -100,6 +101,46 @@ def test_an_error_of_a_match_is_raised():
     matches = [Match(SUITE[0], seed, ("nobody",)) for seed in range(3)]
     with pytest.raises(RuleError, match="no rule 'nobody'"):
         list(here(1)(matches))
+
+
+def test_a_run_that_fails_leaves_the_others_of_its_match(cache, monkeypatch):
+    def simulated(of, chosen, seed, workload):
+        if chosen.name == "lsq" and of.name == "large":
+            raise ZeroDivisionError(f"under {chosen.name}")
+        return simulate(of, chosen, seed, workload)
+
+    monkeypatch.setattr(match, "simulate", simulated)
+    with pytest.raises(
+        SeasonError, match="2 of 12 runs failed, first large, lsq, seed 0"
+    ) as raised:
+        season(LocalFarm(), cache)
+    assert "ZeroDivisionError: under lsq" in str(raised.value)
+    monkeypatch.undo()
+    rest = LocalFarm()
+    season(rest, cache)
+    assert rest.runs() == {("large", "lsq", 0), ("large", "lsq", 1)}
+
+
+def test_nothing_to_judge_is_said_by_the_match():
+    of = scenario(name="rare", arrivals={"rate_per_s": 1e-6})
+    with pytest.raises(MatchError, match="rare, seed 3: no flow"):
+        play(Match(of, 3, POLICIES))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, ValueError])
+def test_matches_in_play_are_handed_out_before_it_ends(error):
+    """Interrupted after the second: what is in play comes, and not all that waits."""
+    matches = [Match(SUITE[1], seed, ("lsq",)) for seed in range(60)]
+    playing = here(2)(matches)
+    before = [next(playing), next(playing)]
+    after = [playing.throw(error)]
+    with pytest.raises(error):
+        after.extend(playing)
+    seeds = [played.seed for played, _ in before + after]
+    assert len(set(seeds)) == len(seeds)
+    assert 1 <= len(after) < 20
+    for played, figures in after:
+        assert [one.mean_s for one in figures] == [one.mean_s for one in play(played)]
 
 
 def test_a_cache_that_is_none_is_refused(tmp_path):

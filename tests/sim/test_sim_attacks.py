@@ -31,7 +31,7 @@ class Deceived:
 
     def __init__(self, factor: float) -> None:
         self.factor = factor
-        policy = Policy(PolicySettings(), holding(0.0, 0.0))
+        policy = Policy(PolicySettings(), holding(0.0, 0.0, 0.0))
         self.agent = Agent(AgentSettings(mode="frozen"), policy)
 
     def step(self, world: World, balancer: int) -> None:

@@ -11,6 +11,7 @@ from sim_worlds import finished, given_flows
 
 from testbed import cli
 from testbed.papers import fig2a, fig2b, table3
+from testbed.sim import suites
 from testbed.sim.compiled import dispatch
 from testbed.sim.policies import rule
 from testbed.sim.run import simulate
@@ -22,16 +23,29 @@ pytestmark = pytest.mark.timeout(600)
 
 def test_the_rates_of_table_3() -> None:
     """Table 9 names 20.28/s; the I/O of the application with most of it gets more than it can."""
-    rates = [table3.scenario(name).rate_per_s() for name in table3.CPU_S]
+    rates = [table3.scenario(name).rate_per_s() for name in table3.APPLICATIONS]
     np.testing.assert_allclose(rates, [20.28, 13.52, 10.14])
     half = table3.scenario("50% CPU, 50% I/O")
     assert half.rate_per_s() > 1.25 * half.capacity_per_s().sum()
 
 
+def test_the_figures_are_played_on_the_suites_service() -> None:
+    """App. C.1's backlog, a CPU a thread, weights by CPUs."""
+    suite = {one.name: one for one in suites.load(suites.find("papers")).scenarios}
+    assert table3.scenario("75% CPU, 25% I/O") == suite["simulator-cpu-75"]
+    of = fig2a.scenario("balanced")
+    assert of.servers == suite["simulator-cpu"].servers
+    assert of.duration_s == 60.0
+    assert [(one.cpus, one.weight, one.backlog, one.fifo) for one in of.servers] == [
+        (1, 1.0, 64, True),
+        (2, 2.0, 64, True),
+    ]
+
+
 @pytest.mark.parametrize("column", [1, 2])
 def test_the_oracle_of_table_3(column: int) -> None:
     """Within the deviation that the paper prints, where the service is not overloaded."""
-    of = table3.scenario(list(table3.CPU_S)[column])
+    of = table3.scenario(list(table3.APPLICATIONS)[column])
     means = [simulate(of, rule("oracle"), seed).mean_s for seed in range(150)]
     paper_s, deviation_s = table3.PAPER["Oracle"][column]
     assert mean_interval(means).estimate == pytest.approx(paper_s, abs=deviation_s)
@@ -73,7 +87,7 @@ def test_the_command_writes_figures_and_pictures(tmp_path: Path) -> None:
     assert cli.main(["papers", "fig2a", "table3", "--seeds", "2", "--report", str(tmp_path)]) == 0
     results = json.loads((tmp_path / "results.json").read_text())
     assert set(results) == {"fig2a", "fig2b", "table3"}
-    assert len(results["table3"]["rows"]) == len(table3.POLICIES) * len(table3.CPU_S)
+    assert len(results["table3"]["rows"]) == len(table3.POLICIES) * len(table3.APPLICATIONS)
     for row in results["fig2b"]["rows"]:
         # What is seen whole, the chain and the simulation see alike.
         if row["case"] in ("ideal", "wrong weights") or row["policy"] == "wcmp":

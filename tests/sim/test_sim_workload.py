@@ -48,6 +48,32 @@ def test_a_profile_bends_the_rate() -> None:
     assert (np.diff(arrival_times(of, np.random.default_rng(0))) >= 0).all()
 
 
+STEPS = ((10.0, 1.0), (10.0, 3.0), (30.0, 3.0), (30.0, 0.5), (40.0, 0.5), (50.0, 1.5))
+
+
+def test_a_profile_may_step() -> None:
+    """1, then 3 from 10 s, 0.5 from 30 s, up to 1.5 from 40 to 50 s."""
+    of = scenario(Servers(), arrivals=Arrivals(rate_per_s=100.0, profile=STEPS), duration_s=60.0)
+    at_s = np.concatenate([arrival_times(of, np.random.default_rng(s)) for s in range(40)])
+    found = np.histogram(at_s, bins=[0.0, 9.0, 10.0, 11.0, 29.0, 30.0, 31.0, 40.0, 50.0, 60.0])[0]
+    expected = 40 * 100.0 * np.array([9.0, 1.0, 3.0, 54.0, 3.0, 0.5, 4.5, 10.0, 15.0])
+    assert (((found - expected) ** 2 / expected).sum()) < 27.88  # chi square, 9 degrees, 0.999
+
+
+def test_bursts_multiply_the_steps_of_a_profile() -> None:
+    bursty = Arrivals(rate_per_s=20.0, profile=STEPS, burst_ratio=4.0, burst_s=0.5, calm_s=1.5)
+    of = scenario(Servers(), arrivals=bursty, duration_s=60.0)
+    each = [arrival_times(of, np.random.default_rng(s)) for s in range(300)]
+    for low, high, mean in ((0.0, 10.0, 200.0), (10.0, 30.0, 1200.0), (30.0, 40.0, 100.0)):
+        found = np.array([((low <= at_s) & (at_s < high)).sum() for at_s in each])
+        assert found.mean() == pytest.approx(mean, abs=4 * found.std() / np.sqrt(len(each)))
+
+
+def test_a_profile_has_at_most_two_points_at_one_time() -> None:
+    with pytest.raises(ValueError, match="two points at one time"):
+        Arrivals(load=0.5, profile=((1.0, 1.0), (1.0, 2.0), (1.0, 3.0)))
+
+
 def test_a_profile_and_bursts_together_keep_the_profiles_mean() -> None:
     arrivals = Arrivals(
         rate_per_s=20.0, profile=((0.0, 1.5), (100.0, 0.5)), burst_ratio=4.0, burst_s=0.5
@@ -74,6 +100,7 @@ def test_a_trace_is_scaled_and_repeated() -> None:
         Size(mean_s=2.0, law=Law.FIXED),
         Size(mean_s=2.0, law=Law.LOGNORMAL, cv=2.0),
         Size(mean_s=2.0, law=Law.HYPEREXPONENTIAL, cv=4.0),
+        Size(mean_s=2.0, law=Law.PARETO, cv=3.0),
         Size(mean_s=2.0, heavy_share=0.44, heavy_ratio=10.0),
         Size(mean_s=2.0, values_s=(1.0, 2.0, 9.0)),
     ],

@@ -89,7 +89,8 @@ def test_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [row["variant"] for row in rows] == [
         "memory held at zero",
         "no offset",
-        "middle memory of L",
+        "no queues of the past",
+        "middle memory",
         "no factor",
         "refined (seeds: 1)",
         "imitation without GRU (seeds: 1)",

@@ -172,7 +172,7 @@ def test_the_papers_agents_learn_and_are_judged(method: learned.Method) -> None:
 
 def test_the_papers_settings() -> None:
     settings = learned.METHODS[0].learn(0)
-    assert settings.updates_per_step * learned.EPISODE_S / learned.STEP_S == pytest.approx(10)
+    assert settings.updates_per_step * 60.0 / learned.STEP_S == pytest.approx(10)
     assert settings.batch_chunks == 25
     assert settings.replay_steps == 3000
     assert {settings.actor_lr, settings.critic_lr, settings.temperature_lr} == {3e-4}

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.act.weights import blend, log_bound, log_factor, offset, weights
+from agent.act.weights import log_bound, log_factor, score
 from agent.carry import carry
 from agent.observe import Observation, observe
 from agent.rewards import REWARDS
@@ -117,9 +117,8 @@ class Game:
                 continue
             assert side.observation is not None
             side.u = u
-            latency_s = blend(side.observation.latency_s, u[:, 2])
-            a = weights(log_factor(u[:, 0], policy), latency_s, policy)
-            self.run.world.set_weights(balancer, side.identity, a, offset(u[:, 1], policy))
+            found = score(u, side.observation.latency_s, side.observation.busy, policy)
+            self.run.world.set_weights(balancer, side.identity, found.weights, found.offset)
         self._steps += 1
         # From the number of steps: sums of steps would drift off the scenario's end.
         self.run.advance(min(self._steps * STEP_S, self.run.world.scenario.duration_s))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sqlite3
 import sys
 import time
 from pathlib import Path
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 DEFAULT_POLICIES = (
     "sed-global,rr,wrr,ecmp,wcmp,lsq,sed,p2c,ewma:20,ewma,ewma:1000,ewma:5000,least_time,hcl,jiq,"
-    "maglev,awcmp,hlb,wcmp-true,sed-true,oracle,agent"
+    "maglev,source_hash,awcmp,hlb,wcmp-true,sed-true,oracle,agent"
 )
 
 
@@ -41,22 +42,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Exit status 2 if a policy, a scenario, a suite or the cluster is not there."""
+    """Exit status 2 if a policy, scenario, suite, file or cluster is none; 1 if a run failed."""
     from rich.console import Console
 
+    from testbed.load.trace import TraceError
     from testbed.processes import unwind_on_signals
     from testbed.sim.league.farm import FarmError, cluster, here
+    from testbed.sim.league.match import MatchError
+    from testbed.sim.league.season import SeasonError
     from testbed.sim.policies import RuleError
-    from testbed.sim.scenario import SuiteError
+    from testbed.sim.suites import SuiteError
 
     unwind_on_signals()
     # A log has room for the widest table.
     console = Console(width=None if sys.stdout.isatty() else 180)
     try:
         _play(args, console, cluster(args.ray) if args.ray else here(args.jobs))
-    except (FarmError, RuleError, SuiteError) as error:
+    except (FarmError, MatchError, OSError, RuleError, SuiteError, TraceError) as error:
         print(f"league: {error}", file=sys.stderr)
         return 2
+    except sqlite3.Error as error:
+        print(f"league: {args.cache}: {error}", file=sys.stderr)
+        return 2
+    except SeasonError as error:
+        print(f"league: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on from here")
         return 130
@@ -69,12 +79,14 @@ def _play(args: argparse.Namespace, console: Console, farm: Farm) -> None:
     from testbed.sim.league.cache import Cache
     from testbed.sim.league.season import play_season
     from testbed.sim.league.standings import stand
-    from testbed.sim.policies import REFERENCE
-    from testbed.sim.scenario import load_suite
+    from testbed.sim.policies import REFERENCE, split
 
     path = suites.find(args.suite)
-    scenarios = _chosen(load_suite(path), args.scenarios)
-    policies = tuple(dict.fromkeys((REFERENCE, *args.policies.split(","))))
+    suite = suites.load(path)
+    scenarios = _chosen(suite.scenarios, args.scenarios)
+    policies = tuple(dict.fromkeys((REFERENCE, *split(args.policies))))
+    folder = args.out or Path("report/league") / path.stem
+    folder.mkdir(parents=True, exist_ok=True)
     start_s = time.perf_counter()
     with _bars(console, scenarios, len(policies) * args.seeds) as progress:
         runs = play_season(
@@ -82,10 +94,9 @@ def _play(args: argparse.Namespace, console: Console, farm: Farm) -> None:
         )
     took_s = time.perf_counter() - start_s
     standings = stand(runs)
-    tables = summary.tables(runs, standings, suites.goals(path))
+    tables = summary.tables(runs, standings, suite.goals)
     for table in tables[:2]:
         _show(console, table)
-    folder = args.out or Path("report/league") / path.stem
     title = (
         f"League of {path.stem}: {len(policies)} policies, {len(scenarios)} scenarios, "
         f"{args.seeds} seeds"
@@ -96,11 +107,11 @@ def _play(args: argparse.Namespace, console: Console, farm: Farm) -> None:
 
 
 def _chosen(suite: tuple[Scenario, ...], names: str | None) -> tuple[Scenario, ...]:
-    from testbed.sim.scenario import SuiteError
+    from testbed.sim.suites import SuiteError
 
     if names is None:
         return suite
-    wanted = names.split(",")
+    wanted = dict.fromkeys(names.split(","))
     known = {scenario.name: scenario for scenario in suite}
     for name in wanted:
         if name not in known:
@@ -162,7 +173,10 @@ def _show(console: Console, table: Table) -> None:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
     if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
     return value

@@ -34,7 +34,8 @@ def key(scenario: str, rule: str, seed: int) -> str:
 
 def scenario_digest(scenario: Scenario) -> str:
     """Of all that is simulated; not of `name` and `kind`, which only tables show."""
-    content = scenario.model_dump(mode="json", exclude={"name", "kind"})
+    apart = {"name": True, "kind": True, "arrivals": {"trace"}}
+    content = scenario.model_dump(mode="json", exclude=apart)
     trace = scenario.arrivals.trace
     files = _digest(trace.read_bytes()) if trace is not None else ""
     return _digest(json.dumps([content, files], sort_keys=True).encode())

@@ -9,15 +9,15 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from itertools import islice
 from multiprocessing import get_context
 
 from testbed.kernel import end_with_parent
 from testbed.sim.league.content import engine_digest
-from testbed.sim.league.match import Figures, Match, play
+from testbed.sim.league.match import Failure, Figures, Match, play
 
-Played = tuple[Match, tuple[Figures, ...]]
+Played = tuple[Match, tuple[Figures | Failure, ...]]
 Farm = Callable[[Sequence[Match]], Iterator[Played]]
 
 _RAY_AHEAD = 4
@@ -31,19 +31,25 @@ class FarmError(RuntimeError):
 def here(jobs: int) -> Farm:
     """`jobs` processes of this machine, which end with the thread that plays.
 
-    An exception of a match is raised when those in play have ended.
+    When a match raises, or Ctrl-C comes, those in play are still handed out; then it is raised.
     """
 
     def farm(matches: Sequence[Match]) -> Iterator[Played]:
+        waiting: dict[Future[tuple[Figures | Failure, ...]], Match] = {}
         # Spawned, because a forked numba or torch may hang in its thread pool.
         with ProcessPoolExecutor(jobs, get_context("spawn"), _be_led, (os.getpid(),)) as pool:
             try:
                 # The first to play compiles for all, where nobody has before.
-                for match in matches[-1:]:
-                    yield match, pool.submit(play, match).result()
-                futures = {pool.submit(play, match): match for match in matches[:-1]}
-                for future in as_completed(futures):
-                    yield futures[future], future.result()
+                for together in (matches[-1:], matches[:-1]):
+                    waiting |= {pool.submit(play, match): match for match in together}
+                    for future in as_completed(tuple(waiting)):
+                        yield waiting.pop(future), future.result()
+            except (Exception, KeyboardInterrupt, SystemExit):
+                pool.shutdown(cancel_futures=True)
+                for future, match in waiting.items():
+                    if not future.cancelled() and future.exception() is None:
+                        yield match, future.result()
+                raise
             finally:
                 pool.shutdown(cancel_futures=True)
 
@@ -88,7 +94,7 @@ def cluster(address: str) -> Farm:
     return farm
 
 
-def _play_same(match: Match, engine: str) -> tuple[Figures, ...]:
+def _play_same(match: Match, engine: str) -> tuple[Figures | Failure, ...]:
     if engine_digest() != engine:
         raise FarmError("a node of the cluster has another version of the simulator")
     return play(match)

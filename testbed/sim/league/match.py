@@ -7,6 +7,7 @@ Never here: where it is played (`farm`), what was played before (`cache`), compa
 from __future__ import annotations
 
 import time
+import traceback
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,13 +48,37 @@ class Figures:
     cpu_s: float
 
 
-def play(match: Match) -> tuple[Figures, ...]:
-    """One entry a policy, in order. Raises RuleError for a policy that is none."""
+@dataclass(frozen=True)
+class Failure:
+    """A run that raised. traceback: as text, which travels between processes."""
+
+    traceback: str
+
+
+class MatchError(ValueError):
+    """The match has no figures; the message names it and says why."""
+
+
+def play(match: Match) -> tuple[Figures | Failure, ...]:
+    """One entry a policy, in order; one that fails does not take the others with it.
+
+    Raises RuleError for a policy that is none, MatchError if there is nothing to judge.
+    """
     workload = draw_workload(match.scenario, match.seed)
-    played = []
+    if not (workload.at_s >= match.scenario.warmup_s).any():
+        raise MatchError(
+            f"{match.scenario.name}, seed {match.seed}: no flow arrives after the warm-up; "
+            "raise the rate or the duration"
+        )
+    played: list[Figures | Failure] = []
     for spec in match.policies:
+        chosen = rule(spec)
         start_s = time.process_time()
-        result = simulate(match.scenario, rule(spec), match.seed, workload)
+        try:
+            result = simulate(match.scenario, chosen, match.seed, workload)
+        except Exception:
+            played.append(Failure(traceback.format_exc()))
+            continue
         cpu_s = time.process_time() - start_s
         quantiles = np.quantile(result.fct_s, (0.5, 0.9, 0.95, 0.99))
         played.append(

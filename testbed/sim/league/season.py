@@ -13,11 +13,15 @@ import polars as pl
 from testbed.sim.league.cache import Cache
 from testbed.sim.league.content import key, rule_digest, scenario_digest
 from testbed.sim.league.farm import Farm
-from testbed.sim.league.match import Figures, Match
+from testbed.sim.league.match import Failure, Figures, Match
 from testbed.sim.scenario import Scenario
 
 Progress = Callable[[Scenario, int], None]
 """Called with a scenario and how many of its runs are known more than before."""
+
+
+class SeasonError(RuntimeError):
+    """Runs failed; the message counts them and has the first one's traceback."""
 
 
 def play_season(
@@ -30,7 +34,8 @@ def play_season(
 ) -> pl.DataFrame:
     """One row a run: scenario, kind, policy, seed and the fields of Figures, in that order.
 
-    What was played stays in the cache also when an exception ends the season.
+    What was played stays in the cache also when an exception ends the season. Runs that fail do
+    not: the others are played, then SeasonError is raised.
     """
     runs = [(s, policy, seed) for s in suite for policy in policies for seed in seeds]
     rules = {policy: rule_digest(policy) for policy in policies}
@@ -43,14 +48,20 @@ def play_season(
     for scenario in suite:
         names = [keys[scenario.name, policy, seed] for policy in policies for seed in seeds]
         progress(scenario, sum(name in known for name in names))
+    failures: list[str] = []
     for match, played in farm(_matches(suite, policies, seeds, keys, known)):
-        fresh = {
-            keys[match.scenario.name, policy, match.seed]: figures
-            for policy, figures in zip(match.policies, played, strict=True)
-        }
+        fresh: dict[str, Figures] = {}
+        for policy, one in zip(match.policies, played, strict=True):
+            if isinstance(one, Failure):
+                run = f"{match.scenario.name}, {policy}, seed {match.seed}"
+                failures.append(f"{run}:\n{one.traceback}")
+            else:
+                fresh[keys[match.scenario.name, policy, match.seed]] = one
         cache.put(fresh)
         known |= fresh
-        progress(match.scenario, len(played))
+        progress(match.scenario, len(fresh))
+    if failures:
+        raise SeasonError(f"{len(failures)} of {len(runs)} runs failed, first {failures[0]}")
     return pl.DataFrame(
         [
             {"scenario": s.name, "kind": s.kind, "policy": policy, "seed": seed}

@@ -1,0 +1,189 @@
+"""Runs in figures: one row a case, page, window and method, with intervals over repetitions.
+
+Lives here: numbers. Never here: how they are shown, what the papers say (`beside`).
+Latency is from the planned time of a request that was answered; failures are counted beside it,
+and once more in `all_mean`, where each is as long as a client waits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from testbed.experiments.store import Kept
+from testbed.stats import Interval, mean_interval, ratio_interval
+
+REFERENCE = "sed"
+
+FIGURES = ("mean", "p50", "p90", "p95", "p99", "all_mean")
+
+ALL = "all"
+"""Pages of every kind together."""
+
+Window = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Row:
+    """seconds, ratio: by figure, over the repetitions; ratio to REFERENCE in the same repetitions,
+    None where that has not run. believable: of `repetitions`, how many the load generator was in
+    time for. balancer_us: CPU of all balancers a request."""
+
+    case: str
+    page: str
+    window: Window
+    method: str
+    repetitions: int
+    believable: int
+    requests: int
+    failed: int
+    seconds: Mapping[str, Interval]
+    ratio: Mapping[str, Interval | None]
+    balancer_us: float
+
+
+def by_run(kept: Kept, windows: Sequence[Window], timeout_s: float) -> pl.DataFrame:
+    """One row a page and window: requests, failed, and each of FIGURES in seconds."""
+    requests = kept.requests()
+    pages = sorted(requests["page"].unique().to_list())
+    rows = []
+    for window in windows:
+        inside = requests.filter(pl.col("planned_s").is_between(*window, closed="left"))
+        for page in (*pages, ALL) if len(pages) > 1 else pages:
+            of = inside if page == ALL else inside.filter(pl.col("page") == page)
+            if not of.is_empty():
+                rows.append(
+                    {"page": page, "from_s": window[0], "to_s": window[1], **_run(of, timeout_s)}
+                )
+    return pl.DataFrame(rows)
+
+
+def _run(requests: pl.DataFrame, timeout_s: float) -> dict[str, float]:
+    ok = requests["outcome"] == "ok"
+    answered = requests.filter(ok)["latency_s"].to_numpy()
+    found: dict[str, float] = {"requests": len(requests), "failed": len(requests) - len(answered)}
+    if len(answered):
+        p50, p90, p95, p99 = np.percentile(answered, (50, 90, 95, 99)).tolist()
+        found |= {"mean": float(answered.mean()), "p50": p50, "p90": p90, "p95": p95, "p99": p99}
+    else:
+        found |= dict.fromkeys(FIGURES, math.nan)
+    total_s = answered.sum() + timeout_s * (len(requests) - len(answered))
+    found["all_mean"] = float(total_s / len(requests))
+    return found
+
+
+def rows(
+    runs: Sequence[Kept], windows: Mapping[str, Sequence[Window]], timeout_s: float
+) -> list[Row]:
+    """All rows, cases and methods in the order in which they first ran. windows: by case."""
+    if not runs:
+        return []
+    tables = []
+    for kept in runs:
+        if kept.case in windows:
+            tables.append(
+                by_run(kept, windows[kept.case], timeout_s).with_columns(
+                    case=pl.lit(kept.case),
+                    method=pl.lit(kept.method),
+                    repetition=pl.lit(kept.repetition),
+                )
+            )
+    table = pl.concat(tables)
+    found = []
+    for case in dict.fromkeys(table["case"].to_list()):
+        of_case = table.filter(pl.col("case") == case)
+        for window in windows[case]:
+            of_window = of_case.filter(
+                (pl.col("from_s") == window[0]) & (pl.col("to_s") == window[1])
+            )
+            for page in dict.fromkeys(of_window["page"].to_list()):
+                of_page = of_window.filter(pl.col("page") == page)
+                reference = of_page.filter(pl.col("method") == REFERENCE)
+                for method in dict.fromkeys(of_page["method"].to_list()):
+                    of_method = of_page.filter(pl.col("method") == method)
+                    mine = [r for r in runs if (r.case, r.method) == (case, method)]
+                    found.append(_row(case, page, window, method, of_method, reference, mine))
+    return found
+
+
+def _row(
+    case: str,
+    page: str,
+    window: Window,
+    method: str,
+    table: pl.DataFrame,
+    reference: pl.DataFrame,
+    runs: Sequence[Kept],
+) -> Row:
+    beside = table.join(reference, on="repetition", suffix="_reference").sort("repetition")
+    return Row(
+        case=case,
+        page=page,
+        window=window,
+        method=method,
+        repetitions=len(table),
+        believable=sum(not run.record["why_not"] for run in runs),
+        requests=int(table["requests"].sum()),
+        failed=int(table["failed"].sum()),
+        seconds={name: _mean(table[name].to_list()) for name in FIGURES},
+        ratio={
+            name: _ratio(beside[name].to_list(), beside[f"{name}_reference"].to_list())
+            for name in FIGURES
+        },
+        balancer_us=_balancer_us(runs),
+    )
+
+
+def _mean(values: Sequence[float]) -> Interval:
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        return Interval(math.nan, -math.inf, math.inf)
+    return mean_interval(finite)
+
+
+def _ratio(above: Sequence[float], below: Sequence[float]) -> Interval | None:
+    pairs = [(a, b) for a, b in zip(above, below, strict=True) if math.isfinite(a) and b > 0]
+    if not pairs:
+        return None
+    return ratio_interval([a for a, _ in pairs], [b for _, b in pairs], seed=0)
+
+
+def _balancer_us(runs: Sequence[Kept]) -> float:
+    requests = sum(len(run.requests()) for run in runs)
+    return sum(float(run.record["balancer_cpu_s"]) for run in runs) / max(requests, 1) * 1e6
+
+
+def busy_by_group(kept: Kept, settle_s: float, until_s: float) -> dict[str, list[int]]:
+    """Busy workers at each look while the run was settled, by group of equal servers."""
+    groups = _groups(kept)
+    truth = kept.truth().filter(pl.col("at_s").is_between(settle_s, until_s))
+    found: dict[str, list[int]] = {}
+    for server, busy in truth.select("server", "busy").iter_rows():
+        found.setdefault(groups[server], []).append(busy)
+    return found
+
+
+def used_by_server(kept: Kept, settle_s: float, until_s: float) -> dict[str, float]:
+    """CPU used over what the server had, while the run was settled."""
+    cores = _cores(kept)
+    truth = kept.truth().filter(pl.col("at_s").is_between(settle_s, until_s))
+    found = {}
+    for (server,), looks in truth.sort("at_s").group_by(["server"], maintain_order=True):
+        spent_s = looks["cpu_s"][-1] - looks["cpu_s"][0]
+        span_s = looks["at_s"][-1] - looks["at_s"][0]
+        found[str(server)] = spent_s / span_s / cores[str(server)] if span_s > 0 else math.nan
+    return found
+
+
+def _groups(kept: Kept) -> dict[str, str]:
+    groups = kept.record["content"]["topology"]["groups"]
+    return {f"{g['name']}{n + 1}": str(g["name"]) for g in groups for n in range(g["count"])}
+
+
+def _cores(kept: Kept) -> dict[str, float]:
+    groups = kept.record["content"]["topology"]["groups"]
+    return {f"{g['name']}{n + 1}": float(g["cores"]) for g in groups for n in range(g["count"])}

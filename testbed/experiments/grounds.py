@@ -1,0 +1,67 @@
+"""Where experiments are run: over loopback with servers that act as if, or on a lab's machines.
+
+Lives here: what `season` needs of either. Never here: machines (`testbed.lab`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+from testbed.experiments.capacity import Capacities
+from testbed.experiments.season import Ground, embedded_capacity
+from testbed.lab.loopback import LoopbackLab
+from testbed.lab.topology import Site, Topology, find, load_topology
+
+GROUNDS = ("loopback", "namespaces")
+
+_CALIBRATION_S = 10.0
+
+
+def ground(name: str, folder: Path, given: Mapping[str, float], root: Path | None = None) -> Ground:
+    """One of GROUNDS. What a lab's servers can do is measured once, and kept in `folder`.
+
+    given: requests a second by site, instead of measuring. root: where labs are recorded, None for
+    where `python -m testbed lab` has them. Raises LabError later, where a lab
+    cannot be made.
+    """
+    if name == "loopback":
+        return Ground(name, lambda topology, _: _named(topology), LoopbackLab, embedded_capacity)
+
+    def measured(topology: Topology) -> dict[str, Any]:
+        """The lab's own calibration of its one site."""
+        from testbed.lab.calibrate import calibrate
+
+        (found,) = calibrate(place.open(topology), _CALIBRATION_S)
+        return found.as_data()
+
+    capacities = Capacities(folder / "capacity.json", measured, given)
+    place = Ground(
+        name,
+        lambda topology, site: _named(topology).serving(cast(Site, site)),
+        lambda topology: _namespaces(topology, root),
+        capacities.of,
+    )
+    return place
+
+
+def _named(name: str) -> Topology:
+    return load_topology(find(name))
+
+
+@contextmanager
+def _namespaces(topology: Topology, root: Path | None) -> Iterator[Any]:
+    """Up for its block; one that was up before stays up."""
+    # Netlink is needed by those who make labs only.
+    from testbed.lab.namespaces import ROOT, Namespaces
+
+    driver = Namespaces(root or ROOT)
+    was_up = driver.find(topology.name) is not None
+    lab = driver.up(topology)
+    try:
+        yield lab
+    finally:
+        if not was_up:
+            driver.down(topology.name)

@@ -1,0 +1,81 @@
+"""Experiment files: all that come with the testbed, and errors that name the place."""
+
+from __future__ import annotations
+
+import pytest
+
+from config.problem import ConfigError
+from testbed.experiments import schema
+from testbed.experiments.beside import columns
+from testbed.experiments.season import cases_of, methods_of
+from testbed.lab.topology import find as find_topology
+from testbed.lab.topology import load_topology
+
+GOOD = """\
+title: one
+cases:
+  a:
+    title: the case
+    traffic: {kind: loop, load: 0.5}
+short: {run_s: 4, repetitions: 1}
+full: {run_s: 60, repetitions: 10}
+"""
+
+
+@pytest.mark.parametrize("name", schema.names())
+def test_a_shipped_experiment_can_be_run_in_both_forms(name):
+    experiment = schema.load(schema.find(name))
+    load_topology(find_topology(experiment.topology))
+    for form in ("short", "full"):
+        assert methods_of(experiment, form)
+        for case in cases_of(experiment, form).values():
+            # What a case's comparison names must be there.
+            assert set(case.beside) <= set(columns())
+            if case.topology is not None:
+                load_topology(find_topology(case.topology))
+
+
+def test_the_papers_comparisons_have_all_that_they_compare():
+    wanted = {
+        "ecmp", "wcmp", "awcmp", "lsq", "sed", "ewma", "agent",
+        "haproxy-leastconn", "nginx-least_conn",
+    }  # fmt: skip
+    for name in ("loop", "wiki-apcu", "wiki-file"):
+        experiment = schema.load(schema.find(name))
+        for form in ("short", "full"):
+            assert wanted <= set(methods_of(experiment, form))
+
+
+def test_every_column_of_the_papers_has_its_reference():
+    assert all(column.ratio("sed") == 1.0 for column in columns().values())
+    assert columns()["mpg/11-II-wiki"].ratio("Distr-LB") == pytest.approx(0.72, abs=0.005)
+    assert columns()["cikm/3-wiki"].ratio("nobody") is None
+
+
+@pytest.mark.parametrize(
+    ("change", "line", "key"),
+    [
+        (("load: 0.5", "load: 0.5, rate_per_s: 3"), 5, "rate_per_s or load"),
+        (("load: 0.5", "laod: 0.5"), 5, "laod"),
+        (("kind: loop", "kind: flood"), 5, "flood"),
+        (("title: one", "title: one\nmethods: [sed, best]"), 2, "no method 'best'"),
+        (("title: one", "title: one\nmethods: ['agent:']"), 2, "no method 'agent:'"),
+        (("run_s: 4", "run_s: -4"), 6, "run_s"),
+        (("run_s: 4", "run_s: 1"), 6, "settle_s must be less"),
+        (("run_s: 4", "cases: [b], run_s: 4"), 1, "no such cases: b"),
+        (("title: one", "title: one\nkind: probing"), 1, "needs probes_hz"),
+        (("title: one", "title: one: two"), 1, "yaml"),
+    ],
+)
+def test_an_error_names_file_and_line(tmp_path, change, line, key):
+    path = tmp_path / "x.yaml"
+    path.write_text(GOOD.replace(*change))
+    with pytest.raises(ConfigError) as raised:
+        schema.load(path)
+    assert f"{path}:{line}: " in str(raised.value)
+    assert key in str(raised.value)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"nothing\.yaml:1"):
+        schema.load(tmp_path / "nothing.yaml")

@@ -1,0 +1,195 @@
+"""Figures of runs whose latencies are known, and the page that shows them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from testbed.experiments import schema
+from testbed.experiments.figures import ALL, busy_by_group, rows, used_by_server
+from testbed.experiments.report import compared, windows_of, write
+from testbed.experiments.store import Kept, Run, Store
+from testbed.experiments.studies.probing import errors_of, quality
+from testbed.experiments.studies.steps import intervals_ms
+from testbed.experiments.truth import SEEN, TRUTH
+from testbed.lab.topology import find, load_topology
+
+TOPOLOGY = load_topology(find("smoke"))
+
+FILE = """\
+title: known
+topology: smoke
+methods: [sed, lsq, agent]
+cases:
+  a:
+    title: the case
+    traffic: {kind: day, load: 0.5}
+    windows_s: [5]
+    beside: [mpg/11-I-wiki, mpg/11-I-static]
+  b:
+    title: the other
+    traffic: {kind: day, load: 0.6}
+short: {run_s: 10, repetitions: 3, settle_s: 1}
+full: {run_s: 10, repetitions: 3}
+"""
+
+
+def requests(latency_s: float, failed: int = 0) -> pl.DataFrame:
+    """Half a request a tenth of a second; static pages take a tenth of the wiki's."""
+    count = 100
+    planned_s = np.arange(count) * 0.1
+    page = ["wiki" if index % 2 else "static" for index in range(count)]
+    latency = [latency_s * (1 if kind == "wiki" else 0.1) for kind in page]
+    outcome = ["reset" if index >= count - failed else "ok" for index in range(count)]
+    return pl.DataFrame(
+        {"planned_s": planned_s, "latency_s": latency, "outcome": outcome, "page": page}
+    )
+
+
+def keep(store: Store, case: str, method: str, number: int, table: pl.DataFrame) -> Kept:
+    """A run in which small1 was half busy and large1 not at all."""
+    truth = [
+        (at, server, busy, at * share)
+        for at in np.arange(0, 11, 0.5).tolist()
+        for server, busy, share in (("small1", 4, 0.05), ("large1", 1, 0.0))
+    ]
+    content = {"topology": TOPOLOGY.model_dump(mode="json"), "rate_per_s": 10.0}
+    tables = {
+        "requests": table,
+        "truth": pl.DataFrame(truth, schema=TRUTH, orient="row"),
+        "seen": pl.DataFrame([], schema=SEEN),
+    }
+    about = {"why_not": [], "balancer_cpu_s": 0.02, "lag_p99_s": 0.001}
+    return store.put(Run(case, method, number, content), tables, about)
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    found = Store(tmp_path / "known")
+    for case in ("a", "b"):
+        for number, sed_s in enumerate((0.1, 0.2, 0.3)):
+            keep(found, case, "sed", number, requests(sed_s))
+            keep(found, case, "lsq", number, requests(2 * sed_s, failed=10))
+            keep(found, case, "agent", number, requests(sed_s / 2))
+    return found
+
+
+def test_ratios_are_paired_and_failures_count_beside(store):
+    windows = {"a": [(1.0, 10.0), (1.0, 5.0), (5.0, 10.0)], "b": [(1.0, 10.0)]}
+    found = {(r.case, r.window, r.page, r.method): r for r in rows(list(store.runs()), windows, 40)}
+    sed = found["a", (1.0, 10.0), "wiki", "sed"]
+    assert sed.seconds["mean"].estimate == pytest.approx(0.2)
+    assert (sed.repetitions, sed.requests, sed.failed) == (3, 3 * 45, 0)
+    lsq = found["a", (1.0, 10.0), "wiki", "lsq"]
+    for figure in ("mean", "p50", "p90", "p99"):
+        ratio = lsq.ratio[figure]
+        assert ratio is not None
+        assert (ratio.estimate, ratio.low, ratio.high) == pytest.approx((2, 2, 2))
+    assert lsq.failed == 3 * 5
+    assert lsq.seconds["all_mean"].estimate == pytest.approx((40 * 0.4 + 5 * 40) / 45)
+    agent = found["a", (5.0, 10.0), ALL, "agent"]
+    assert agent.seconds["mean"].estimate == pytest.approx(0.2 / 2 * 0.55)
+    assert agent.balancer_us == pytest.approx(200)
+    assert ("b", (5.0, 10.0), "wiki", "sed") not in found
+
+
+def test_without_the_reference_there_is_no_ratio(tmp_path):
+    store = Store(tmp_path)
+    keep(store, "a", "lsq", 0, requests(0.1))
+    (static, everything, wiki) = sorted(
+        rows(list(store.runs()), {"a": [(0.0, 10.0)]}, 40), key=lambda row: row.page != "static"
+    )
+    assert {static.page, everything.page, wiki.page} == {"static", ALL, "wiki"}
+    assert static.ratio["mean"] is None
+    assert static.seconds["mean"].low == -math.inf
+
+
+def test_the_page_has_every_method_every_window_and_the_papers_beside(store, tmp_path):
+    path = tmp_path / "known.yaml"
+    path.write_text(FILE)
+    experiment = schema.load(path)
+    runs = list(store.runs())
+    sections = compared(experiment, "known", "short", runs, tmp_path)
+    assert [section.title for section in sections] == ["All cases", "the case", "the other"]
+    # t intervals of three runs overlap.
+    assert "nowhere above" in sections[0].text
+    page = write(tmp_path, "Known", [(experiment.title, experiment.about, sections)], "about")
+    text = (tmp_path / "results.md").read_text()
+    for words in ("1 to 10 s", "1 to 5 s", "5 to 10 s", "mpg 11-I-wiki", "Distr-LB", "0.92"):
+        assert words in text
+    assert "| lsq | 400.0" in text
+    html = page.read_text()
+    assert html.count("<table>") == text.count("| --- |\n")
+    for picture in tmp_path.glob("*.png"):
+        assert f'src="{picture.name}"' in html
+    figures = pl.read_parquet(tmp_path / "known-figures.parquet")
+    assert set(figures["method"]) == {"sed", "lsq", "agent"}
+
+
+def test_windows_outside_of_a_form_are_left_out(tmp_path):
+    path = tmp_path / "known.yaml"
+    path.write_text(FILE)
+    case = schema.load(path).cases["a"]
+    assert windows_of(case, 10.0, 1.0) == [(1.0, 10.0), (1.0, 5.0), (5.0, 10.0)]
+    assert windows_of(case, 4.0, 1.0) == [(1.0, 4.0)]
+
+
+def test_busy_workers_by_group_and_cpu_by_server(store):
+    kept = next(store.runs())
+    assert busy_by_group(kept, 1.0, 3.0) == {"small": [4] * 5, "large": [1] * 5}
+    assert used_by_server(kept, 1.0, 10.0) == pytest.approx({"small1": 0.5, "large1": 0.0})
+
+
+def test_a_run_is_there_until_what_it_depends_on_changes(tmp_path):
+    store = Store(tmp_path)
+    kept = keep(store, "a", "sed", 0, requests(0.1))
+    run = Run("a", "sed", 0, kept.record["content"])
+    found = store.has(run)
+    assert found is not None
+    assert found.requests().equals(kept.requests())
+    assert store.has(Run("a", "sed", 1, run.content)) is None
+    assert store.has(Run("a", "sed", 0, {**run.content, "rate_per_s": 11.0})) is None
+    # Whoever was stopped half-way has kept nothing.
+    (kept.folder / "run.json").unlink()
+    assert store.has(run) is None
+    assert list(store.runs()) == []
+
+
+def test_probing_is_as_good_as_it_is_recent(tmp_path):
+    at_s = np.arange(0, 20, 0.1)
+    busy = np.rint(8 + 6 * np.sin(at_s)).astype(int)
+    truth = pl.DataFrame(
+        {"at_s": at_s, "server": "small1", "busy": busy, "cpu_s": at_s * 0.05}
+    ).cast({"busy": pl.Int64})
+
+    def probes(every: int, hz: float) -> pl.DataFrame:
+        return truth.gather_every(every).with_columns(
+            hz=pl.lit(hz), took_s=pl.lit(0.001), wire_bytes=pl.lit(100)
+        )
+
+    content = {"topology": TOPOLOGY.model_dump(mode="json")}
+    tables = {"truth": truth, "probes": pl.concat([probes(1, 10.0), probes(20, 0.5)])}
+    kept = Store(tmp_path).put(Run("a", "sed", 0, content), tables, {})
+    errors = errors_of(kept, 3.0)
+    often, seldom = (errors.filter(pl.col("hz") == hz) for hz in (10.0, 0.5))
+    assert quality(often["busy_truth"], often["busy"]) == pytest.approx((0.0, 1.0))
+    error, rho = quality(seldom["busy_truth"], seldom["busy"])
+    assert error > 2
+    assert rho < 0.9
+    assert often["used"].to_numpy() == pytest.approx(0.5)
+
+
+def test_steps_are_counted_once_however_often_they_are_seen(tmp_path):
+    written = [0, 100, 100, 350, 350, 350, 600]
+    seen = [(0.1 * n, 0, "small1", 0, 1.0, at * 1_000_000) for n, at in enumerate(written)]
+    tables = {"seen": pl.DataFrame(seen, schema=SEEN, orient="row")}
+    kept = Store(tmp_path).put(Run("a", "agent", 0, {}), tables, {})
+    assert intervals_ms(kept).tolist() == [250.0, 250.0]
+
+
+def test_a_store_in_a_folder_that_is_not_there_is_empty(tmp_path: Path):
+    assert list(Store(tmp_path / "nothing").runs()) == []
