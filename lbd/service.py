@@ -122,6 +122,8 @@ class Service:
             known = self._identities if rules == self._rules else ()
             self._decide(config, entries, [e.slot for e in entries if e.identity in known])
             self._rules, self._identities = rules, present
+        else:
+            self._follow_states()
 
         queue, retry = config.queue, config.retry
         workers = self.region.layout.workers

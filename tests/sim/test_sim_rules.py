@@ -109,6 +109,13 @@ def test_every_choice_is_the_live_policys(name: str, data: st.DataObject) -> Non
 
 
 @pytest.mark.parametrize("name", sorted(POLICIES))
+def test_where_all_are_barred_the_next_choice_is_the_live_policys(name: str) -> None:
+    pair = Pair(name, 5, 1)
+    pair.set_usable([0, 4])
+    assert replay(pair, [("choose", 0), ("choose but", 0, [0, 4]), ("choices", 5)]) == 6
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES))
 @pytest.mark.parametrize("slots", [7, 64])
 def test_a_long_random_walk(name: str, slots: int) -> None:
     """Thousands of choices: averages fill, histories wrap, failures come and are forgiven."""

@@ -176,10 +176,8 @@ def choose_but(s: State, m: int, flow: int, barred: int) -> int:
             s.usable[left] = slot
             left += 1
     world.usable = left
-    if left == 0:
-        chosen = NONE
-    elif s.balancers[m].policy in BY_TABLE:
-        chosen = _next_in_table(s, flow, barred)
+    if s.balancers[m].policy in BY_TABLE:
+        chosen = _next_in_table(s, flow, barred) if left > 0 else NONE
     else:
         refresh(s, m)
         chosen = choose(s, m, flow)
