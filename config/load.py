@@ -6,16 +6,21 @@ Never here: rules and wording (`document`, `schema`, `relations`, `explain`); ap
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from config.document import REFUSED, parse
+from config.document import REFUSED, Document, parse
 from config.explain import explain
-from config.problem import ConfigError, Problem
+from config.problem import ConfigError, Problem, dotted
 from config.schema import Config
 
-__all__ = ["ConfigError", "load"]
+__all__ = ["ConfigError", "load", "load_as"]
+
+M = TypeVar("M", bound=BaseModel)
+Tell = Callable[[Document, ValidationError], list[Problem]]
 
 MAX_FILE_BYTES = 1 << 20
 
@@ -28,17 +33,32 @@ def load(path: str | Path) -> Config:
 
     Raises ConfigError with all problems of the file; nothing else.
     """
+    return load_as(Config, path, explain)
+
+
+def load_as(model: type[M], path: str | Path, tell: Tell | None = None) -> M:
+    """Another model's file, by the same reader. `tell` words its problems; or else pydantic does.
+
+    Raises ConfigError with all problems of the file; nothing else.
+    """
     path = Path(path)
     document = parse(_read(path))
     if document.value is REFUSED:
         raise ConfigError(path, document.problems)
     try:
-        config = Config.model_validate(document.value, context={"folder": path.absolute().parent})
+        loaded = model.model_validate(document.value, context={"folder": path.absolute().parent})
     except ValidationError as error:
-        raise ConfigError(path, [*document.problems, *explain(document, error)]) from None
+        raise ConfigError(path, [*document.problems, *(tell or _tell)(document, error)]) from None
     if document.problems:
         raise ConfigError(path, document.problems)
-    return config
+    return loaded
+
+
+def _tell(document: Document, error: ValidationError) -> list[Problem]:
+    return [
+        Problem(document.line(found["loc"]), dotted(found["loc"]), found["msg"])
+        for found in error.errors(include_url=False)
+    ]
 
 
 def _read(path: Path) -> str:

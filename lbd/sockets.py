@@ -85,7 +85,7 @@ def _listen_alone(family: int, sockaddr: Any, count: int) -> list[socket.socket]
     # connections; a bind without it finds that out.
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        _v6only(probe)
+        v6only(probe)
         probe.bind(sockaddr)
     return _listen_tcp(family, sockaddr, count)
 
@@ -100,7 +100,7 @@ def _listen_tcp(family: int, sockaddr: Any, count: int) -> list[socket.socket]:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             # Accepted sockets inherit it from here: no call of their own.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            _v6only(sock)
+            v6only(sock)
             sock.bind(sockaddr)
             sock.listen(BACKLOG)
     except OSError:
@@ -110,7 +110,8 @@ def _listen_tcp(family: int, sockaddr: Any, count: int) -> list[socket.socket]:
     return sockets
 
 
-def _v6only(sock: socket.socket) -> None:
+def v6only(sock: socket.socket) -> None:
+    """An IPv6 socket takes no IPv4: each family has sockets of its own."""
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
 

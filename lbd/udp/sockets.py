@@ -15,7 +15,7 @@ import struct
 from typing import Any, Final
 
 from config.address import Address
-from lbd.sockets import ListenError, resolve
+from lbd.sockets import ListenError, resolve, v6only
 
 RECEIVE_BYTES: Final = 4 << 20
 """Asked for, to outlast a burst while flows have their turn; net.core.rmem_max bounds it."""
@@ -39,7 +39,7 @@ def bind(address: Address, count: int) -> list[socket.socket]:
         family, sockaddr = resolve(address)
         # As for TCP: only a bind without SO_REUSEPORT finds another balancer of this user.
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            _v6only(probe)
+            v6only(probe)
             probe.bind(sockaddr)
         return _bind(family, sockaddr, count)
     except OSError as error:
@@ -65,7 +65,7 @@ def _bind(family: int, sockaddr: Any, count: int) -> list[socket.socket]:
             sockets.append(sock)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
-            _v6only(sock)
+            v6only(sock)
             sock.bind(sockaddr)
             tell_destination(sock)
     except OSError:
@@ -73,11 +73,6 @@ def _bind(family: int, sockaddr: Any, count: int) -> list[socket.socket]:
             sock.close()
         raise
     return sockets
-
-
-def _v6only(sock: socket.socket) -> None:
-    if sock.family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
 
 
 def tell_destination(sock: socket.socket) -> None:

@@ -6,12 +6,11 @@ Lives here: the keys, and errors that name file, line and key. Never here: runni
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from config.document import REFUSED, parse
-from config.problem import ConfigError, Problem, dotted
+from config.load import load_as
 from config.section import Section
 from testbed.experiments.methods import MethodError, check
 
@@ -180,22 +179,4 @@ def find(name: str) -> Path:
 
 def load(path: Path) -> Experiment:
     """The experiment in the file. Raises ConfigError with all of the file's problems."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(path, [Problem(1, "(file)", str(error))]) from error
-    document = parse(text)
-    if document.value is REFUSED:
-        raise ConfigError(path, document.problems)
-    value: Any = document.value
-    try:
-        experiment = Experiment.model_validate(value)
-    except ValidationError as error:
-        problems = [
-            Problem(document.line(found["loc"]), dotted(found["loc"]), found["msg"])
-            for found in error.errors(include_url=False)
-        ]
-        raise ConfigError(path, [*document.problems, *problems]) from None
-    if document.problems:
-        raise ConfigError(path, document.problems)
-    return experiment
+    return load_as(Experiment, path)

@@ -10,10 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from config.document import REFUSED, parse
-from config.problem import ConfigError, Problem, dotted
+from config.load import load_as
 from config.section import Section
 
 FOLDER = Path(__file__).parent / "topologies"
@@ -152,21 +151,4 @@ def find(name: str) -> Path:
 
 def load_topology(path: Path) -> Topology:
     """The topology in the file. Raises ConfigError with all of the file's problems."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(path, [Problem(1, "(file)", str(error))]) from error
-    document = parse(text)
-    if document.value is REFUSED:
-        raise ConfigError(path, document.problems)
-    try:
-        topology = Topology.model_validate(document.value)
-    except ValidationError as error:
-        problems = [
-            Problem(document.line(found["loc"]), dotted(found["loc"]), found["msg"])
-            for found in error.errors(include_url=False)
-        ]
-        raise ConfigError(path, [*document.problems, *problems]) from None
-    if document.problems:
-        raise ConfigError(path, document.problems)
-    return topology
+    return load_as(Topology, path)

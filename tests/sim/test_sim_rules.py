@@ -11,7 +11,6 @@ from sim_pair import Pair, SplitMix, empty_state
 from lbd.dispatch import POLICIES, Memory
 from lbd.dispatch.latency import FORGIVE_FLOWS, LatencyAverages
 from testbed.sim.compiled import latency as compiled_latency
-from testbed.sim.compiled.dispatch import RESIDUAL
 from testbed.sim.compiled.sums import add_up
 from testbed.sim.policies import rule
 
@@ -155,22 +154,6 @@ def test_a_backend_that_comes_back_unseen_is_treated_alike() -> None:
     pair.set_usable([0, 1, 2])
     for number in range(5):
         pair.sampled(0, 10**8 * (number + 1))
-        pair.check()
-
-
-def test_residual_with_equal_weights_is_ewma() -> None:
-    """The agent's rule, 1 / latency as the base of its weight, at a learned factor of 1."""
-    pair = Pair("ewma", 5, 4)
-    pair.state.balancers[0]["policy"] = RESIDUAL
-    pair.set_usable([0, 1, 3, 4])
-    rng = np.random.default_rng(3)
-    for _ in range(300):
-        live, compiled = pair.choose(0)
-        assert compiled == live
-        pair.start(live)
-        pair.pass_time(1)
-        pair.end(int(rng.integers(5)), 3)
-        pair.sampled(int(rng.integers(5)), int(rng.exponential(1e8)))
         pair.check()
 
 

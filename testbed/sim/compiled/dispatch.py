@@ -21,11 +21,10 @@ from testbed.sim.compiled.sums import add_up
 from testbed.sim.records import START_NS, State
 
 RR, WRR, ECMP, WCMP, LSQ, SED, P2C, EWMA, LEAST_TIME, HCL, MAGLEV, SOURCE_HASH = range(12)
-RESIDUAL, GLOBAL_SED, ORACLE, JIQ = range(12, 16)
-"""RESIDUAL: a latency average divided by the weight is the cost; SED where the weight is that of
-the agent, `ewma` where it is 1. GLOBAL_SED: true capacities and the queues of all balancers, the
-reference. ORACLE: least time to finish all that a server has and the new flow. JIQ: join idle
-queue (Lu et al., "Join-Idle-Queue", 2011)."""
+GLOBAL_SED, ORACLE, JIQ = range(12, 15)
+"""GLOBAL_SED: true capacities and the queues of all balancers, the reference. ORACLE: least time to
+finish all that a server has and the new flow. JIQ: join idle queue (Lu et al., "Join-Idle-Queue",
+2011)."""
 BY_TABLE = (MAGLEV, SOURCE_HASH)
 """Those that look a client up in `State.table`."""
 
@@ -40,10 +39,10 @@ def refresh(s: State, m: int) -> None:
         _refresh_wrr(s, m)
         return
     cost[:] = np.inf
-    if policy == EWMA or policy == RESIDUAL:
+    if policy == EWMA:
         latency.fill(s, m)
         for slot in usable:
-            cost[slot] = s.filled_ns[slot] / (1.0 if policy == EWMA else weight[slot])
+            cost[slot] = s.filled_ns[slot]
     elif policy == SED:
         for slot in usable:
             cost[slot] = 1.0 / weight[slot]
@@ -82,8 +81,7 @@ def sampled(s: State, m: int, slot: int, now_ns: float, duration_ns: float) -> N
     """A flow on `slot`, which counts yet, was answered after `duration_ns`."""
     balancer = s.balancers[m]
     policy = balancer.policy
-    by_cost = policy == EWMA or policy == RESIDUAL
-    if not by_cost and policy != LEAST_TIME and policy != HCL:
+    if policy != EWMA and policy != LEAST_TIME and policy != HCL:
         return
     if policy == HCL:
         duration_ns = _per_flow_ns(s, m, slot, duration_ns)
@@ -91,12 +89,11 @@ def sampled(s: State, m: int, slot: int, now_ns: float, duration_ns: float) -> N
     mean_ns = latency.add(s, m, slot, now_ns, duration_ns)
     if balancer.samples % FORGIVE_FLOWS == 0 and latency.forgive(s, m):
         others_too = True
-    if by_cost and others_too:
+    if policy == EWMA and others_too:
         _seen(s, m, slot)
         refresh(s, m)
-    elif by_cost and s.cost[m, slot] < np.inf:
-        mean_ns = max(mean_ns, 1.0)
-        s.cost[m, slot] = mean_ns if policy == EWMA else mean_ns / s.weight[m, slot]
+    elif policy == EWMA and s.cost[m, slot] < np.inf:
+        s.cost[m, slot] = max(mean_ns, 1.0)
 
 
 @outer
@@ -118,7 +115,7 @@ def _seen(s: State, m: int, slot: int) -> None:
 def failed(s: State, m: int, slot: int, age_ns: float) -> None:
     """`slot` failed a flow that was `age_ns` old, and counts no more."""
     policy = s.balancers[m].policy
-    if policy == EWMA or policy == RESIDUAL:
+    if policy == EWMA:
         latency.add_failure(s, m, slot, age_ns)
         refresh(s, m)
     elif policy == LEAST_TIME:
@@ -134,7 +131,7 @@ def choose(s: State, m: int, flow: int) -> int:
     if count == 0:
         return NONE
     policy = s.balancers[m].policy
-    if policy == SED or policy == LSQ or policy == EWMA or policy == RESIDUAL:
+    if policy == SED or policy == LSQ or policy == EWMA:
         return _least_score(s, m)
     if policy == ECMP:
         return s.usable[int(uniform(s) * count)]
