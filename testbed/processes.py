@@ -11,7 +11,10 @@ so that what it started in turn ends with it, and so that Ctrl-C reaches this pr
 from __future__ import annotations
 
 import contextlib
+import errno
+import itertools
 import os
+import random
 import select
 import signal
 import socket
@@ -30,6 +33,7 @@ from testbed.kernel import end_with_parent
 Popen = Callable[..., "subprocess.Popen[str]"]
 
 _OUTPUT_LINES_MAX = 200
+_LOWEST_PORT = 10_000
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -218,16 +222,28 @@ def unwind_on_signals() -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """`count` different loopback TCP ports that nobody listens on at this moment.
+    """`count` different ports that nobody uses at this moment, for TCP or UDP, on any address.
 
-    Another process may take one before it is used; where a server can listen on port 0 and say
-    which one it got, prefer that.
+    They lie below the kernel's ephemeral range, so that no outgoing connection of a busy machine
+    takes one before it is used; and are drawn at random, so that no other run does. Where a server
+    can listen on port 0 and say which one it got, prefer that.
     """
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for sock in sockets:
-            sock.bind(("127.0.0.1", 0))
-        return [int(sock.getsockname()[1]) for sock in sockets]
+    ephemeral = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    candidates = list(range(_LOWEST_PORT, ephemeral))
+    random.SystemRandom().shuffle(candidates)
+    return list(itertools.islice(filter(_is_free, candidates), count))
+
+
+def _is_free(port: int) -> bool:
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        with socket.socket(socket.AF_INET, kind) as sock:
+            try:
+                sock.bind(("", port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                return False
+    return True
 
 
 def cpu_ns_in_session(child: Child) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from shm.reader import Reader
 from shm.region import Region
 from shm.snapshot import Snapshot
 from shm.states import label, state_rows
+from testbed.processes import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 ORPHAN_S = DEADLINE_S
@@ -39,11 +39,8 @@ def unique_name() -> str:
     return f"t{os.getpid()}-{next(_numbers)}"
 
 
-def free_port(host: str = "127.0.0.1") -> int:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as sock:
-        sock.bind((host, 0))
-        return int(sock.getsockname()[1])
+def free_port() -> int:
+    return free_ports(1)[0]
 
 
 def service(backends: list[str], **settings: Any) -> dict[str, Any]:

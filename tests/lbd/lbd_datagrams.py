@@ -68,16 +68,9 @@ class DatagramServer:
         self._sock.close()
 
 
-def free_udp_port(host: str = "127.0.0.1") -> int:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as sock:
-        sock.bind((host, 0))
-        return int(sock.getsockname()[1])
-
-
 def udp_service(backends: list[str], **settings: Any) -> dict[str, Any]:
     """A UDP service's section, on a free port unless `settings` say otherwise."""
-    listen = f"udp:127.0.0.1:{free_udp_port()}"
+    listen = f"udp:127.0.0.1:{ld.free_port()}"
     return ld.service(backends, **{"listen": listen, **settings})
 
 

@@ -13,7 +13,7 @@ import lbd_daemon as ld
 import pytest
 from lbd_backends import Backend, close_at_once, echo, hold, reset
 from lbd_client import ask, connect, served
-from lbd_datagrams import free_udp_port, udp_service
+from lbd_datagrams import udp_service
 from lbd_supervised import told
 from lbd_waiting import until
 
@@ -179,7 +179,7 @@ def test_datagram_servers_are_checked_and_asked_at_ports_of_their_own(
     beside = backend(echo)
     feedback = {"port": backend(lambda sock: sock.sendall(b"40%\n")).sockaddr[1]}
     service = udp_service(
-        [f"udp:127.0.0.1:{free_udp_port()}" for _ in range(2)],
+        [f"udp:127.0.0.1:{ld.free_port()}" for _ in range(2)],
         health={
             "check": {**QUICK, "port": beside.sockaddr[1]},
             "feedback": {**feedback, "interval_ms": 30},

@@ -207,7 +207,7 @@ def test_a_backend_is_told_both_ends_of_the_connection(
         for listen in ("127.0.0.1", "::1"):
             told = Told()
             host = f"[{listen}]" if ":" in listen else listen
-            port = ld.free_port(listen)
+            port = ld.free_port()
             service = ld.service(
                 [backend(told).address],
                 listen=f"{host}:{port}",

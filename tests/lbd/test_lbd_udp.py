@@ -21,7 +21,6 @@ from lbd_datagrams import (
     ask,
     client,
     echo,
-    free_udp_port,
     silence,
     udp_service,
 )
@@ -154,7 +153,7 @@ def test_lost_and_reordered_datagrams_pass_as_their_ends_sent_them(
 
 def test_an_answer_leaves_from_the_address_that_was_asked(daemon: Start, serve: Serve) -> None:
     """Listening everywhere: a connected client of 127.0.0.2 gets nothing from 127.0.0.1."""
-    service = udp_service([serve().address], listen=f"udp:0.0.0.0:{free_udp_port()}")
+    service = udp_service([serve().address], listen=f"udp:0.0.0.0:{ld.free_port()}")
     daemon(service)
     for host in ("127.0.0.1", "127.0.0.2", "127.0.0.3"):
         with client(service, host) as sock:
@@ -164,7 +163,7 @@ def test_an_answer_leaves_from_the_address_that_was_asked(daemon: Start, serve: 
 
 @pytest.mark.parametrize("host", ["::1", "::"])
 def test_ipv6_at_both_ends(daemon: Start, serve: Serve, host: str) -> None:
-    listen = f"udp:[{host}]:{free_udp_port('::1')}"
+    listen = f"udp:[{host}]:{ld.free_port()}"
     service = udp_service([serve(host="::1").address], listen=listen)
     daemon(service)
     with client(service, "::1") as sock:

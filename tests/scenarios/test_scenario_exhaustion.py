@@ -82,7 +82,7 @@ def test_who_means_it_gets_in_beside_a_syn_flood(
     """The queue of half-open connections is full: the kernel's cookies stand in for it."""
 
     def work() -> tuple[Crowd, int, int]:
-        service = ld.service([backend(echo).address], listen=f"{OURS}:{ld.free_port(OURS)}")
+        service = ld.service([backend(echo).address], listen=f"{OURS}:{ld.free_port()}")
         daemon(service, workers=2)
         port = Address.parse(service["listen"]).port
         with syn_flood(port, at_least=20_000) as out:
