@@ -10,6 +10,7 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from math import isfinite
 from pathlib import Path
 from typing import Final
 
@@ -71,7 +72,9 @@ def _cells(figure: Twofold) -> tuple[str, ...]:
     return (
         f"{figure.live_s * 1e3:.1f}",
         f"{figure.simulated_s * 1e3:.1f}",
-        f"{ratio.estimate:.3f} ({ratio.low:.3f} to {ratio.high:.3f})",
+        # One round has no interval.
+        f"{ratio.estimate:.3f}"
+        + (f" ({ratio.low:.3f} to {ratio.high:.3f})" if isfinite(ratio.low) else ""),
         f"{figure.median:.3f}",
         f"±{figure.spread:.3f}",
     )
