@@ -97,6 +97,7 @@ class Fleet:
         self.config = config
         self.regions = list(regions)
         self.restarts_total = 0
+        self._messages_dropped_before = 0
         self._shares = shares
         self._workers: dict[int, Worker] = {}
         self._ending = asyncio.Event()
@@ -111,6 +112,12 @@ class Fleet:
     @property
     def workers(self) -> dict[int, Worker]:
         return dict(self._workers)
+
+    @property
+    def messages_dropped_total(self) -> int:
+        """To workers that have ended, too."""
+        dropped = (worker.channel.dropped_total for worker in self._workers.values())
+        return self._messages_dropped_before + sum(dropped)
 
     @property
     def ready(self) -> bool:
@@ -172,6 +179,7 @@ class Fleet:
                 continue
             status = await worker.process.wait()
             worker.channel.close()
+            self._messages_dropped_before += worker.channel.dropped_total
             del self._workers[index]
             for region in self.regions:
                 retire(region, index)
@@ -212,7 +220,9 @@ class Fleet:
         generations = [region.generation for region in self.regions]
         config = self.config.model_dump(mode="json")
         assignment = Assignment(index, config, fds, generations, self._tables)
-        worker.channel.send(assignment.message())
+        if not worker.channel.send(assignment.message()):
+            log.error("worker %d: its assignment could not be sent", index)
+            worker.signal(signal.SIGKILL)
         if self._ending.is_set():
             worker.signal(signal.SIGTERM)
         return worker

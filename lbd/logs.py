@@ -38,14 +38,21 @@ class LineWriter:
         self._swap = Lock()
         self._over = Event()
         self._told_total = 0
-        self.dropped_total = 0
+        # One writer each: this one the loop, the other the thread.
+        self._refused_total = 0
+        self._unwritten_total = 0
         self._thread = Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
+
+    @property
+    def dropped_total(self) -> int:
+        """Lines that found no room, or could not be written."""
+        return self._refused_total + self._unwritten_total
 
     def put(self, line: str) -> bool:
         """False where it was dropped. Never waits."""
         if len(self._pending) >= self._most:
-            self.dropped_total += 1
+            self._refused_total += 1
             return False
         self._pending.append(line)
         return True
@@ -78,18 +85,22 @@ class LineWriter:
             dropped = self.dropped_total
             if dropped > self._told_total:
                 lines.append(f"{dropped - self._told_total} log lines dropped")
+            left = self._write("".join(f"{line}\n" for line in lines).encode())
+            if not left:
                 self._told_total = dropped
-            self._write("".join(f"{line}\n" for line in lines).encode())
+            else:
+                # The last line was only to tell of others.
+                self._unwritten_total += left.count(b"\n") - (dropped > self._told_total)
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes) -> bytes:
+        """What is left: a full disk, a reader that has gone."""
         while data:
             with self._swap:
                 try:
                     data = data[os.write(self._fd, data) :]
                 except OSError:
-                    # A full disk, a reader that has gone: nobody is left to be told.
-                    self.dropped_total += data.count(b"\n")
-                    return
+                    break
+        return data
 
 
 def _open(path: str | None) -> int:

@@ -17,6 +17,7 @@ import numpy as np
 
 from config.schema import Config
 from lbd.exposition import Exposition, Family
+from lbd.process_metrics import PROCESS_FAMILIES, Process, add_process
 from lbd.state_metrics import STATE_FAMILIES, add_states
 from lbd.version import version
 from shm import layout as lo
@@ -360,6 +361,8 @@ SERVICE_TOTALS: Final = (
         "log_dropped_total",
     ),
 )
+PROCESS_ROW: Final = "log_lines_dropped_total"
+"""The one row of a worker's scalars that belongs to its process, not to the service."""
 SERVICE_CURRENT: Final = Family(
     "lbd_frontend_current_sessions", "gauge", "Flows in progress.", _SERVICE
 )
@@ -468,7 +471,6 @@ WORKER_AGE: Final = Family(
     "Time since the worker last published; absent while there is none.",
     ("service", "worker"),
 )
-RESTARTS: Final = Family("lbd_worker_restarts_total", "counter", "Workers started again.")
 WORKERS: Final = Family("lbd_process_workers", "gauge", "Workers configured.")
 BUILD: Final = Family("lbd_process_build_info", "gauge", "Always 1.", ("version",))
 STARTED: Final = Family(
@@ -497,7 +499,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
     *AGENT_REALS.values(),
     *(totals.family for totals in AGENT_TOTALS),
     WORKER_AGE,
-    RESTARTS,
+    *PROCESS_FAMILIES,
     WORKERS,
     BUILD,
     STARTED,
@@ -518,10 +520,10 @@ class Metrics:
         out: Exposition,
         config: Config,
         regions: Sequence[Region],
-        restarts_total: int,
+        process: Process,
         now_ns: int,
     ) -> None:
-        """The scrape of all services; `regions` in their order in `config`."""
+        """The scrape of all services, `regions` in their order in `config`, and of the daemon."""
         self._readers = {region: self._readers.get(region) or Reader(region) for region in regions}
         seen = [_Service(reader) for reader in self._readers.values()]
         _servers(out, seen)
@@ -537,7 +539,7 @@ class Metrics:
                 if beat_ns
             ],
         )
-        out.add(RESTARTS, [((), restarts_total)])
+        add_process(out, process, sum(one.scalars[PROCESS_ROW] for one in seen))
         out.add(WORKERS, [((), config.workers)])
         out.add(BUILD, [((self._version,), 1)])
         out.add(STARTED, [((), (now_ns - self._started_ns) / _NS_PER_S)])

@@ -35,6 +35,7 @@ from lbd.listening import Listening
 from lbd.logs import LineWriter
 from lbd.metrics import Metrics
 from lbd.names.names import Names
+from lbd.process_metrics import Process
 from lbd.readiness import add_readiness
 from lbd.reload_error import ReloadError
 from lbd.sockets import ListenError, listen, resolve
@@ -110,6 +111,8 @@ class Supervisor:
         self._http: HttpServer | None = None
         self._api: ApiServer | None = None
         self._restarts_before = 0
+        self._messages_dropped_before = 0
+        self._page: StatusPage | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._names = Names(self._names_changed)
 
@@ -130,6 +133,10 @@ class Supervisor:
     @property
     def restarts_total(self) -> int:
         return self._restarts_before + self.fleet.restarts_total
+
+    @property
+    def _viewers_refused_total(self) -> int:
+        return self._page.refused_total if self._page is not None else 0
 
     @property
     def draining_workers(self) -> int:
@@ -210,7 +217,7 @@ class Supervisor:
         application = metrics_application(self.scrape)
         add_readiness(application, lambda: self.fleet.serving and not self._stopping.is_set())
         if config.status_page:
-            StatusPage(application, self._look)
+            self._page = StatusPage(application, self._look, self._viewers_refused_total)
         return HttpServer(application)
 
     def _look(self) -> State:
@@ -228,7 +235,14 @@ class Supervisor:
         self._listening.release(None)
 
     def scrape(self, out: Exposition) -> None:
-        self._metrics.write(out, self.config, self.regions, self.restarts_total, monotonic_ns())
+        process = Process(
+            restarts_total=self.restarts_total,
+            log_lines_dropped_total=self._writer.dropped_total if self._writer is not None else 0,
+            messages_dropped_total=self._messages_dropped_before
+            + sum(fleet.messages_dropped_total for fleet in self._fleets()),
+            viewers_refused_total=self._viewers_refused_total,
+        )
+        self._metrics.write(out, self.config, self.regions, process, monotonic_ns())
 
     def monitor(self, service: str) -> Monitor:
         """The hand on the states of a service's backends. Raises KeyError for a name unknown."""
@@ -417,6 +431,7 @@ class Supervisor:
         for region in fleet.regions:
             region.close()
         self._leaving.remove(fleet)
+        self._messages_dropped_before += fleet.messages_dropped_total
         log.info("the workers of the former configuration are gone")
 
     async def _reload_logged(self) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from config.schema import Backend, Config, Service
 from lbd.exposition import Exposition
 from lbd.metrics import Metrics
+from lbd.process_metrics import Process
 from lbd.protobuf_format import ProtobufExposition
 from lbd.text_format import TextExposition
 from shm import layout as lo
@@ -73,7 +74,7 @@ def _scrape(name: str, region: Region) -> dict[str, Any]:
 
     def timed(out: Exposition) -> tuple[float, bytes]:
         started_ns = time.process_time_ns()
-        metrics.write(out, config, [region], 0, time.monotonic_ns())
+        metrics.write(out, config, [region], Process(), time.monotonic_ns())
         body = out.body()
         return (time.process_time_ns() - started_ns) / 1e6, body
 
