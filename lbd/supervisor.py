@@ -110,6 +110,7 @@ class Supervisor:
         self._metrics = Metrics(self.started_ns)
         self._http: HttpServer | None = None
         self._api: ApiServer | None = None
+        self._exchanging_api = asyncio.Lock()
         self._restarts_before = 0
         self._messages_dropped_before = 0
         self._page: StatusPage | None = None
@@ -282,9 +283,10 @@ class Supervisor:
             raise ReloadError(str(error)) from None
         await asyncio.to_thread(_resolve_all, before, config)
         try:
-            http = await self._other_http(config)
+            api = self._other_api(config)
+            http = None
             try:
-                api = ApiServer(self, config.api) if config.api is not None else None
+                http = await self._other_http(config)
                 if needs_new_workers(before, config):
                     await self._replace_workers(config)
                 else:
@@ -292,6 +294,8 @@ class Supervisor:
             except BaseException:
                 if http is not None:
                     await http.close()
+                if api is not None:
+                    api.discard()
                 raise
         except (ListenError, ActivationError, RegionError, OSError) as error:
             raise ReloadError(str(error)) from None
@@ -301,7 +305,8 @@ class Supervisor:
             self._http = http
         if before.api != config.api:
             # Not here: the request that asked for it is still to be answered.
-            self._in_background(partial(self._exchange_api, api))
+            self._in_background(partial(self._exchange_api, self._api, api))
+            self._api = api
         if before.log != config.log:
             self._log_elsewhere(config)
         self.config = config
@@ -320,16 +325,18 @@ class Supervisor:
         self._writer.close()
         self._writer = writer
 
-    async def _exchange_api(self, api: ApiServer | None) -> None:
-        if self._api is not None:
-            await self._api.close()
-        self._api = api
-        if api is not None:
-            try:
-                await api.start()
-            except ListenError as error:
-                log.error("no runtime API: %s", error)
-                self._api = None
+    def _other_api(self, config: Config) -> ApiServer | None:
+        """Already listening, where there is to be another one. Raises ListenError."""
+        if config.api is None or config.api == self.config.api:
+            return None
+        return ApiServer(self, config.api, self._api)
+
+    async def _exchange_api(self, before: ApiServer | None, after: ApiServer | None) -> None:
+        async with self._exchanging_api:
+            if after is not None:
+                await after.start()
+            if before is not None:
+                await before.close(after)
 
     async def _other_http(self, config: Config) -> HttpServer | None:
         """Already listening, where there is to be another one. Raises ListenError."""
