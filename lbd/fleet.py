@@ -134,13 +134,16 @@ class Fleet:
     async def configure(self, config: Config) -> bool:
         """Let all workers go by another configuration that needs no new ones.
 
-        False where one has not confirmed it, for it was starting or hangs: it may still go by the
-        old one for a moment.
+        False where one has not confirmed it, for it was starting, hangs, or cannot do it now: it
+        may still go by the old one for a moment.
         """
         self.config = config
         order = {"order": "configure", "config": config.model_dump(mode="json")}
         answers = await self.ask(order)
-        return len(answers) == config.workers
+        for index, answer in answers.items():
+            if "error" in answer:
+                log.warning("worker %d: %s", index, answer["error"])
+        return sum("error" not in answer for answer in answers.values()) == config.workers
 
     async def ask(self, order: Message) -> dict[int, Message]:
         """The answers of those workers that answered, by their number."""
