@@ -142,7 +142,7 @@ class Supervisor:
     @property
     def draining_workers(self) -> int:
         """Of former configurations."""
-        return sum(len(fleet.workers) for fleet in self._leaving) + len(self._inherited.pids)
+        return sum(len(fleet.workers) for fleet in self._leaving) + len(self._inherited.lines)
 
     @property
     def changes(self) -> list[Change]:
@@ -461,9 +461,11 @@ class Supervisor:
             if problem is None and not self._stopping.is_set():
                 log.info("upgrading: the new program takes over")
                 workers = [worker for fleet in self._fleets() for worker in fleet.workers.values()]
+                # Those of programs before this one are still its children, with flows to finish.
+                lines = {**self._inherited.lines, **upgrade.lines_of(workers)}
                 # While the new program loads, nobody beats.
                 self._manager.be_patient(READY_S)
-                problem = upgrade.become_new(self._listening, workers, self._told)
+                problem = upgrade.become_new(self._listening, lines, self._told)
                 self._manager.be_patient(None)
             log.error("not upgraded: %s", problem or "the balancer is stopping")
 
