@@ -20,6 +20,8 @@ class Process:
     log_lines_dropped_total: int = 0
     messages_dropped_total: int = 0
     viewers_refused_total: int = 0
+    http_full_total: int = 0
+    http_silent_total: int = 0
 
 
 RESTARTS: Final = Family("lbd_worker_restarts_total", "counter", "Workers started again.")
@@ -40,20 +42,22 @@ VIEWERS_REFUSED: Final = Family(
     "counter",
     "Viewers of the status page refused: there were as many as there may be.",
 )
-PROCESS_FAMILIES: Final = (RESTARTS, LOG_DROPS, MESSAGE_DROPS, VIEWERS_REFUSED)
+HTTP_REFUSED: Final = Family(
+    "lbd_process_http_refused_total",
+    "counter",
+    "Connections to the metrics address and the runtime API closed unheard. full: there were as "
+    "many as there may be; silent: no request came.",
+    ("reason",),
+)
+PROCESS_FAMILIES: Final = (RESTARTS, LOG_DROPS, MESSAGE_DROPS, VIEWERS_REFUSED, HTTP_REFUSED)
 
 
 def add_process(out: Exposition, process: Process, workers_log_lines_dropped_total: int) -> None:
     """All families; what workers count is read out of their blocks by who calls this."""
     lines = process.log_lines_dropped_total + workers_log_lines_dropped_total
-    for family, total in zip(
-        PROCESS_FAMILIES,
-        (
-            process.restarts_total,
-            lines,
-            process.messages_dropped_total,
-            process.viewers_refused_total,
-        ),
-        strict=True,
-    ):
-        out.add(family, [((), total)])
+    out.add(RESTARTS, [((), process.restarts_total)])
+    out.add(LOG_DROPS, [((), lines)])
+    out.add(MESSAGE_DROPS, [((), process.messages_dropped_total)])
+    out.add(VIEWERS_REFUSED, [((), process.viewers_refused_total)])
+    refused = {"full": process.http_full_total, "silent": process.http_silent_total}
+    out.add(HTTP_REFUSED, [((reason,), total) for reason, total in refused.items()])

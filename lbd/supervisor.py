@@ -30,7 +30,7 @@ from lbd.edge.egress import SourceError, prove
 from lbd.exposition import Exposition
 from lbd.fleet import Fleet
 from lbd.health.monitor import Monitor
-from lbd.http import HttpServer, metrics_application
+from lbd.http import HttpServer, Refused, metrics_application
 from lbd.listening import Listening
 from lbd.logs import LineWriter
 from lbd.metrics import Metrics
@@ -114,6 +114,7 @@ class Supervisor:
         self._restarts_before = 0
         self._messages_dropped_before = 0
         self._page: StatusPage | None = None
+        self._refused = Refused()
         self._tasks: set[asyncio.Task[None]] = set()
         self._names = Names(self._names_changed)
 
@@ -182,7 +183,7 @@ class Supervisor:
             self._make_regions(config, made)
             metrics = listen(config.metrics, 1)[0] if config.metrics is not None else None
             if config.api is not None:
-                self._api = ApiServer(self, config.api)
+                self._api = ApiServer(self, config.api, self._refused)
                 await self._api.start()
         except BaseException:
             for backends in made:
@@ -219,7 +220,7 @@ class Supervisor:
         add_readiness(application, lambda: self.fleet.serving and not self._stopping.is_set())
         if config.status_page:
             self._page = StatusPage(application, self._look, self._viewers_refused_total)
-        return HttpServer(application)
+        return HttpServer(application, self._refused)
 
     def _look(self) -> State:
         fleet = self.fleet
@@ -242,6 +243,8 @@ class Supervisor:
             messages_dropped_total=self._messages_dropped_before
             + sum(fleet.messages_dropped_total for fleet in self._fleets()),
             viewers_refused_total=self._viewers_refused_total,
+            http_full_total=self._refused.full_total,
+            http_silent_total=self._refused.silent_total,
         )
         self._metrics.write(out, self.config, self.regions, process, monotonic_ns())
 
@@ -329,7 +332,7 @@ class Supervisor:
         """Already listening, where there is to be another one. Raises ListenError."""
         if config.api is None or config.api == self.config.api:
             return None
-        return ApiServer(self, config.api, self._api)
+        return ApiServer(self, config.api, self._refused, self._api)
 
     async def _exchange_api(self, before: ApiServer | None, after: ApiServer | None) -> None:
         async with self._exchanging_api:

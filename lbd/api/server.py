@@ -14,7 +14,7 @@ from config.api import Api
 from lbd.api.application import application
 from lbd.api.peer import group_id
 from lbd.api.routes import Daemon
-from lbd.http import HttpServer
+from lbd.http import HttpServer, Refused
 from lbd.sockets import ListenError, listen
 
 _UMASK: Final = 0o117  # leaves mode 0660
@@ -28,14 +28,16 @@ class ApiServer:
     exist; the one before is as it was then.
     """
 
-    def __init__(self, daemon: Daemon, config: Api, before: ApiServer | None = None) -> None:
+    def __init__(
+        self, daemon: Daemon, config: Api, refused: Refused, before: ApiServer | None = None
+    ) -> None:
         self.path = config.listen.path
         try:
             operators = None if config.operators is None else group_id(config.operators)
             group = None if config.group is None else group_id(config.group)
         except OSError as error:
             raise ListenError(config.listen, error) from None
-        self._server = HttpServer(application(daemon, operators))
+        self._server = HttpServer(application(daemon, operators), refused)
         self._before = before if before is not None and before.path == self.path else None
         self._group_before = os.stat(self.path).st_gid if self._before is not None else -1
         self._sock = self._before.socket() if self._before is not None else _open(config)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
+import resource
 import signal
 import socket
 import urllib.request
@@ -18,6 +20,7 @@ from lbd_supervised import supervised
 from lbd_waiting import until
 
 from lbd.channel import MESSAGE_BYTES, PENDING_BYTES, Channel
+from lbd.http import CONNECTIONS
 from lbd.supervisor import Supervisor
 from lbd.text_format import TextExposition
 
@@ -62,6 +65,39 @@ def test_lines_that_cannot_be_written_are_counted(daemon: Start, backend: Make) 
     os.kill(one.workers()[0], signal.SIGKILL)
     until(lambda: fetched(metrics, "lbd_worker_restarts_total") == 1, "the restart counted")
     until(lambda: fetched(metrics, name) >= 12, "nothing forgotten")
+
+
+def test_who_only_holds_connections_holds_up_nobody(daemon: Start, backend: Make) -> None:
+    """More of them than the daemon has descriptors: it starts a worker again all the same."""
+    service = ld.service([backend(echo).address])
+    metrics = f"127.0.0.1:{ld.free_port()}"
+    host, port = metrics.split(":")
+    most = 256
+
+    def few() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+    one = daemon(service, metrics=metrics, preexec_fn=few)
+    with contextlib.ExitStack() as stack:
+        held = [
+            stack.enter_context(socket.create_connection((host, int(port)), 20))
+            for _ in range(most)
+        ]
+        for sock in held[CONNECTIONS:]:
+            assert sock.recv(1) == b""
+        (before,) = one.workers()
+        os.kill(before, signal.SIGKILL)
+        until(lambda: set(one.workers()) - {before}, "another worker")
+        assert ask(service) == b"ping"
+        # Those that were let in are closed for saying nothing.
+        for sock in held[:CONNECTIONS]:
+            sock.settimeout(60)
+            assert sock.recv(1) == b""
+    with urllib.request.urlopen(f"http://{metrics}/metrics", timeout=20) as answer:
+        text = answer.read().decode()
+    name = "lbd_process_http_refused_total"
+    assert f'{name}{{reason="full"}} {most - CONNECTIONS}\n' in text
+    assert f'{name}{{reason="silent"}} {CONNECTIONS}\n' in text
 
 
 @pytest.fixture
