@@ -312,6 +312,10 @@ class Supervisor:
             self._api = api
         if before.log != config.log:
             self._log_elsewhere(config)
+        if before.agent != config.agent:
+            log.warning(
+                "the agent's section has changed: it is in force once the agent is restarted"
+            )
         self.config = config
         self._names.follow(config)
         return changes(before, config)

@@ -174,6 +174,18 @@ def test_a_bad_file_changes_nothing_and_says_why(daemon: Start, backend: Make) -
     assert ask(service) == b"ping"
 
 
+def test_what_only_a_restart_of_the_agent_takes_over_is_told(daemon: Start, backend: Make) -> None:
+    service = ld.service([backend(echo).address])
+    one = daemon(service)
+    said = "the agent's section has changed"
+    rewrite(one, {**service, "policy": "rr"})
+    reload(one)
+    assert said not in one.log
+    rewrite(one, {**service, "policy": "rr"}, agent={"mode": "shadow"})
+    reload(one)
+    assert said in one.log
+
+
 def test_a_taken_address_changes_nothing(daemon: Start, backend: Make) -> None:
     service = ld.service([backend(echo).address])
     one = daemon(service, workers=2)
