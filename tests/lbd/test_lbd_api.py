@@ -22,9 +22,11 @@ from lbd_waiting import until
 from openapi_spec_validator import validate
 
 from config.load import load
+from config.schema import Config
 from lbctl import cli
 from lbctl.client import ApiError, Client
 from lbctl.save import save
+from lbd.api.edits import EditError, remove_backend, set_backend
 from lbd.api.openapi import description
 from lbd.api.peer import Level, Peer, level, peer
 from lbd.api.routes import ROUTES
@@ -240,6 +242,18 @@ def test_wishes_that_make_no_sense_change_nothing(
     with pytest.raises(ApiError, match="limit"):
         client.ask("GET", "services", name, "flows", query={"limit": 0})
     assert client.ask("GET", "config") == before
+
+
+def test_a_wish_is_refused_for_its_own_fault_alone() -> None:
+    backend = {"name": "b", "address": "127.0.0.1:2"}
+    config = Config.model_validate(
+        {"services": [{"name": "a", "listen": "127.0.0.1:1", "backends": [backend]}]}
+    )
+    with pytest.raises(EditError) as refused:
+        set_backend(config, "a", "b", {"weight": 0.0})
+    assert str(refused.value) == "services[0].backends[0].weight: Input should be greater than 0"
+    with pytest.raises(EditError, match=r"^services\[0\].backends: .*at least 1 item"):
+        remove_backend(config, "a", "b")
 
 
 def test_flows_are_listed_oldest_first(api: Start, backend: Make, client: Client) -> None:
