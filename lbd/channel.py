@@ -85,12 +85,17 @@ class Channel(asyncio.Protocol):
         self._on_end()
 
     def send(self, message: Message) -> bool:
-        """False if the other side is gone, or too far behind."""
+        """False if the other side is gone or too far behind, or the message is too large."""
         transport = self._transport
-        if transport is None or transport.get_write_buffer_size() > PENDING_BYTES:
+        data = frame(message)
+        if (
+            transport is None
+            or transport.get_write_buffer_size() > PENDING_BYTES
+            or len(data) > _HEAD.size + MESSAGE_BYTES
+        ):
             self.dropped_total += 1
             return False
-        transport.write(frame(message))
+        transport.write(data)
         return True
 
     def fileno(self) -> int:

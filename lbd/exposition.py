@@ -6,9 +6,12 @@ families there are (`lbd.metrics`), how they are spelled (`lbd.text_format`, `lb
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 Kind = Literal["counter", "gauge", "histogram"]
 
@@ -28,15 +31,17 @@ class Exposition(Protocol):
 
     content_type: str
 
-    def add(self, family: Family, samples: Iterable[tuple[Sequence[str], float]]) -> None:
+    def add(self, family: Family, samples: Sequence[tuple[tuple[str, ...], float]]) -> None:
         """Counters and gauges; each sample the values of the family's labels, and its own."""
 
     def add_histogram(
         self,
         family: Family,
-        samples: Iterable[tuple[Sequence[str], Sequence[int], float]],
+        labels: Sequence[tuple[str, ...]],
+        buckets: NDArray[np.uint64],
+        sums: Sequence[float],
     ) -> None:
-        """Each sample: label values, the counts of all buckets of `shm.histogram`, the sum."""
+        """N histograms: label values, (N, buckets) counts of `shm.histogram`'s buckets, sums."""
 
     def body(self) -> bytes:
         """All of it."""

@@ -97,6 +97,7 @@ class Fleet:
         self.config = config
         self.regions = list(regions)
         self.restarts_total = 0
+        self._messages_dropped_before = 0
         self._shares = shares
         self._workers: dict[int, Worker] = {}
         self._ending = asyncio.Event()
@@ -113,6 +114,12 @@ class Fleet:
         return dict(self._workers)
 
     @property
+    def messages_dropped_total(self) -> int:
+        """To workers that have ended, too."""
+        dropped = (worker.channel.dropped_total for worker in self._workers.values())
+        return self._messages_dropped_before + sum(dropped)
+
+    @property
     def ready(self) -> bool:
         """Whether all workers serve all services."""
         return all(map(self._last_beat_ns, range(self.config.workers)))
@@ -127,13 +134,16 @@ class Fleet:
     async def configure(self, config: Config) -> bool:
         """Let all workers go by another configuration that needs no new ones.
 
-        False where one has not confirmed it, for it was starting or hangs: it may still go by the
-        old one for a moment.
+        False where one has not confirmed it, for it was starting, hangs, or cannot do it now: it
+        may still go by the old one for a moment.
         """
         self.config = config
         order = {"order": "configure", "config": config.model_dump(mode="json")}
         answers = await self.ask(order)
-        return len(answers) == config.workers
+        for index, answer in answers.items():
+            if "error" in answer:
+                log.warning("worker %d: %s", index, answer["error"])
+        return sum("error" not in answer for answer in answers.values()) == config.workers
 
     async def ask(self, order: Message) -> dict[int, Message]:
         """The answers of those workers that answered, by their number."""
@@ -172,6 +182,7 @@ class Fleet:
                 continue
             status = await worker.process.wait()
             worker.channel.close()
+            self._messages_dropped_before += worker.channel.dropped_total
             del self._workers[index]
             for region in self.regions:
                 retire(region, index)
@@ -212,7 +223,9 @@ class Fleet:
         generations = [region.generation for region in self.regions]
         config = self.config.model_dump(mode="json")
         assignment = Assignment(index, config, fds, generations, self._tables)
-        worker.channel.send(assignment.message())
+        if not worker.channel.send(assignment.message()):
+            log.error("worker %d: its assignment could not be sent", index)
+            worker.signal(signal.SIGKILL)
         if self._ending.is_set():
             worker.signal(signal.SIGTERM)
         return worker

@@ -15,6 +15,7 @@ import os
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from threading import Event, Lock, Thread
 from typing import Final
 
@@ -38,14 +39,23 @@ class LineWriter:
         self._swap = Lock()
         self._over = Event()
         self._told_total = 0
-        self.dropped_total = 0
+        self.notice: Callable[[str], str] = str
+        """Makes a line of this one's own words."""
+        # One writer each: this one the loop, the other the thread.
+        self._refused_total = 0
+        self._unwritten_total = 0
         self._thread = Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
+
+    @property
+    def dropped_total(self) -> int:
+        """Lines that found no room, or could not be written."""
+        return self._refused_total + self._unwritten_total
 
     def put(self, line: str) -> bool:
         """False where it was dropped. Never waits."""
         if len(self._pending) >= self._most:
-            self.dropped_total += 1
+            self._refused_total += 1
             return False
         self._pending.append(line)
         return True
@@ -77,19 +87,23 @@ class LineWriter:
             lines = [pending.popleft() for _ in range(min(len(pending), 1000))]
             dropped = self.dropped_total
             if dropped > self._told_total:
-                lines.append(f"{dropped - self._told_total} log lines dropped")
+                lines.append(self.notice(f"{dropped - self._told_total} log lines dropped"))
+            left = self._write("".join(f"{line}\n" for line in lines).encode())
+            if not left:
                 self._told_total = dropped
-            self._write("".join(f"{line}\n" for line in lines).encode())
+            else:
+                # The last line was only to tell of others.
+                self._unwritten_total += left.count(b"\n") - (dropped > self._told_total)
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes) -> bytes:
+        """What is left: a full disk, a reader that has gone."""
         while data:
             with self._swap:
                 try:
                     data = data[os.write(self._fd, data) :]
                 except OSError:
-                    # A full disk, a reader that has gone: nobody is left to be told.
-                    self.dropped_total += data.count(b"\n")
-                    return
+                    break
+        return data
 
 
 def _open(path: str | None) -> int:
@@ -112,22 +126,27 @@ class Events(logging.Handler):
         text = record.getMessage()
         if record.exc_info:
             text += "\n" + logging.Formatter().formatException(record.exc_info)
+        for line in [text] if self._json else text.splitlines():
+            self._writer.put(self._line(record.created, record.levelno, line))
+
+    def warning(self, text: str) -> str:
+        """The line of an event that is told past the queue."""
+        return self._line(time.time(), logging.WARNING, text)
+
+    def _line(self, unix_s: float, level: int, text: str) -> str:
         if self._json:
             event = {
-                "time": timestamp(record.created),
-                "level": record.levelname.lower(),
+                "time": timestamp(unix_s),
+                "level": logging.getLevelName(level).lower(),
                 "process": self._name,
                 "message": text,
             }
-            self._writer.put(json.dumps(event, ensure_ascii=False))
-            return
-        for line in text.splitlines():
-            if self._journal:
-                # The journal has the time, and reads the priority from the front (sd-daemon(3)).
-                priority = next(p for level, p in _PRIORITY if record.levelno >= level)
-                self._writer.put(f"<{priority}>{self._name} {line}")
-            else:
-                self._writer.put(f"{timestamp(record.created)} {self._name} {line}")
+            return json.dumps(event, ensure_ascii=False)
+        if self._journal:
+            # The journal has the time, and reads the priority from the front (sd-daemon(3)).
+            priority = next(p for at, p in _PRIORITY if level >= at)
+            return f"<{priority}>{self._name} {text}"
+        return f"{timestamp(unix_s)} {self._name} {text}"
 
 
 def timestamp(unix_s: float) -> str:
@@ -140,5 +159,7 @@ def timestamp(unix_s: float) -> str:
 def start(config: Log, name: str) -> LineWriter:
     """Log this process's events; returns the writer, for flows and `reopen`. Raises OSError."""
     writer = LineWriter(config.file, config.pending_lines)
-    logging.basicConfig(level=logging.INFO, handlers=[Events(writer, config, name)], force=True)
+    events = Events(writer, config, name)
+    writer.notice = events.warning
+    logging.basicConfig(level=logging.INFO, handlers=[events], force=True)
     return writer

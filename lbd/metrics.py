@@ -14,17 +14,16 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from config.schema import Config
 from lbd.exposition import Exposition, Family
+from lbd.process_metrics import PROCESS_FAMILIES, Process, add_process
 from lbd.state_metrics import STATE_FAMILIES, add_states
 from lbd.version import version
 from shm import layout as lo
 from shm import segment
 from shm.reader import Reader
 from shm.region import Region
-from shm.snapshot import Snapshot
 from shm.weights import newest_weights
 from shm.worker import scalars_view
 
@@ -362,6 +361,8 @@ SERVICE_TOTALS: Final = (
         "log_dropped_total",
     ),
 )
+PROCESS_ROW: Final = "log_lines_dropped_total"
+"""The one row of a worker's scalars that belongs to its process, not to the service."""
 SERVICE_CURRENT: Final = Family(
     "lbd_frontend_current_sessions", "gauge", "Flows in progress.", _SERVICE
 )
@@ -470,7 +471,6 @@ WORKER_AGE: Final = Family(
     "Time since the worker last published; absent while there is none.",
     ("service", "worker"),
 )
-RESTARTS: Final = Family("lbd_worker_restarts_total", "counter", "Workers started again.")
 WORKERS: Final = Family("lbd_process_workers", "gauge", "Workers configured.")
 BUILD: Final = Family("lbd_process_build_info", "gauge", "Always 1.", ("version",))
 STARTED: Final = Family(
@@ -499,7 +499,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
     *AGENT_REALS.values(),
     *(totals.family for totals in AGENT_TOTALS),
     WORKER_AGE,
-    RESTARTS,
+    *PROCESS_FAMILIES,
     WORKERS,
     BUILD,
     STARTED,
@@ -512,6 +512,7 @@ class Metrics:
 
     def __init__(self, started_ns: int) -> None:
         self._started_ns = started_ns
+        self._version = version()
         self._readers: dict[Region, Reader] = {}
 
     def write(
@@ -519,12 +520,12 @@ class Metrics:
         out: Exposition,
         config: Config,
         regions: Sequence[Region],
-        restarts_total: int,
+        process: Process,
         now_ns: int,
     ) -> None:
-        """The scrape of all services; `regions` in their order in `config`."""
+        """The scrape of all services, `regions` in their order in `config`, and of the daemon."""
         self._readers = {region: self._readers.get(region) or Reader(region) for region in regions}
-        seen = [_Service(reader, now_ns) for reader in self._readers.values()]
+        seen = [_Service(reader) for reader in self._readers.values()]
         _servers(out, seen)
         add_states(out, [(one.region, one.entries) for one in seen])
         _services(out, seen, config)
@@ -538,20 +539,19 @@ class Metrics:
                 if beat_ns
             ],
         )
-        out.add(RESTARTS, [((), restarts_total)])
+        add_process(out, process, sum(one.scalars[PROCESS_ROW] for one in seen))
         out.add(WORKERS, [((), config.workers)])
-        out.add(BUILD, [((version(),), 1)])
+        out.add(BUILD, [((self._version,), 1)])
         out.add(STARTED, [((), (now_ns - self._started_ns) / _NS_PER_S)])
 
 
 class _Service:
     """All that one scrape reads of one region."""
 
-    def __init__(self, reader: Reader, now_ns: int) -> None:
+    def __init__(self, reader: Reader) -> None:
         region = reader.region
         self.region = region
         self.name = region.service
-        self.seen: Snapshot = reader.snapshot(now_ns)
         self.scalars = reader.scalars()
         self.weights = newest_weights(region)
         workers = [scalars_view(region, w) for w in range(region.layout.workers)]
@@ -562,18 +562,21 @@ class _Service:
         self.agent = {name: words[first + at] for name, at in lo.AGENT_SCALAR.items()}
         self.agent_reals = {name: region.doubles[first + at] for name, at in lo.AGENT_REAL.items()}
         self.agent_up = region.segment.locked(segment.AGENT_BYTE)
-        entries = (region.entry(int(slot)) for slot in self.seen.slots)
+        counted = reader.counters().astype(np.int64)
+        active = region.active_slots()
+        self.flows = int(counted[lo.ROW["flows"], active].sum())
+        entries = (region.entry(slot) for slot in active.tolist())
         # One row a name: a backend that was exchanged may still be leaving under the same one.
-        newest = sorted(enumerate(entries), key=lambda pair: pair[1].identity)
-        rows = {entry.name: (row, entry) for row, entry in newest if entry.identity}
-        self.rows = [row for row, _ in rows.values()]
-        self.entries = [entry for _, entry in rows.values()]
+        newest = sorted(entries, key=lambda entry: entry.identity)
+        self.entries = list({entry.name: entry for entry in newest if entry.identity}.values())
         self.labels = [(self.name, entry.name) for entry in self.entries]
-        self.histograms = reader.histograms()[self.seen.slots[self.rows]]
+        slots = [entry.slot for entry in self.entries]
+        self.rows: list[list[int]] = counted[:, slots].tolist()
+        """By row of the layout, of the backends shown in the order of `labels`."""
+        self.histograms = reader.histograms()[slots]
 
-    def of_rows(self, values: NDArray[np.int64]) -> list[int]:
-        """Of the backends shown, in the order of `labels`."""
-        return [int(value) for value in values[self.rows]]
+    def of(self, row: str) -> list[int]:
+        return self.rows[lo.ROW[row]]
 
     def weight(self, row: int) -> float:
         entry, given = self.entries[row], self.weights
@@ -583,9 +586,6 @@ class _Service:
 
 
 def _servers(out: Exposition, services: Sequence[_Service]) -> None:
-    def rows(one: _Service) -> range:
-        return range(len(one.entries))
-
     for totals in SERVER_TOTALS:
         out.add(
             totals.family,
@@ -593,48 +593,25 @@ def _servers(out: Exposition, services: Sequence[_Service]) -> None:
                 ((*labels, *more), value)
                 for one in services
                 for name, more in totals.rows.items()
-                for labels, value in zip(
-                    one.labels, _scaled(name, one.of_rows(one.seen.totals[name])), strict=True
-                )
+                for labels, value in zip(one.labels, _scaled(name, one.of(name)), strict=True)
             ],
         )
+    labels = [labels for one in services for labels in one.labels]
     for kind, family in HISTOGRAMS.items():
-        at = lo.HISTOGRAM[kind]
-        out.add_histogram(
-            family,
-            [
-                (labels, one.histograms[row, at].tolist(), sum_ns / _NS_PER_S)
-                for one in services
-                for row, labels, sum_ns in zip(
-                    rows(one), one.labels, one.of_rows(one.seen.totals[_SUMS[kind]]), strict=True
-                )
-            ],
-        )
+        at, row = lo.HISTOGRAM[kind], _SUMS[kind]
+        buckets = np.concatenate([one.histograms[:, at] for one in services])
+        sums = [total_s for one in services for total_s in _scaled(row, one.of(row))]
+        out.add_histogram(family, labels, buckets, sums)
     for family, gauge in ((CURRENT, "flows"), (WAITING, "waiting")):
-        out.add(
-            family,
-            [
-                (labels, value)
-                for one in services
-                for labels, value in zip(
-                    one.labels, one.of_rows(getattr(one.seen, gauge)), strict=True
-                )
-            ],
-        )
-    out.add(
-        BUSY,
-        [
-            (labels, value)
-            for one in services
-            if one.seen.exchanges is not None
-            for labels, value in zip(one.labels, one.of_rows(one.seen.exchanges.busy), strict=True)
-        ],
-    )
-    out.add(WEIGHT, [(one.labels[row], one.weight(row)) for one in services for row in rows(one)])
-    out.add(
-        CONFIGURED,
-        [(one.labels[row], one.entries[row].weight) for one in services for row in rows(one)],
-    )
+        out.add(family, _gauge(services, gauge))
+    out.add(BUSY, _gauge([one for one in services if one.region.layout.exchanges], "busy"))
+    rows = [(one, row) for one in services for row in range(len(one.entries))]
+    out.add(WEIGHT, [(one.labels[row], one.weight(row)) for one, row in rows])
+    out.add(CONFIGURED, [(one.labels[row], one.entries[row].weight) for one, row in rows])
+
+
+def _gauge(services: Sequence[_Service], row: str) -> list[tuple[tuple[str, ...], float]]:
+    return [pair for one in services for pair in zip(one.labels, one.of(row), strict=True)]
 
 
 def _services(out: Exposition, services: Sequence[_Service], config: Config) -> None:
@@ -647,7 +624,7 @@ def _services(out: Exposition, services: Sequence[_Service], config: Config) -> 
                 for name, more in totals.rows.items()
             ],
         )
-    out.add(SERVICE_CURRENT, [((one.name,), int(one.seen.flows.sum())) for one in services])
+    out.add(SERVICE_CURRENT, [((one.name,), one.flows) for one in services])
     out.add(SERVICE_LIMIT, [((s.name,), s.max_connections) for s in config.services])
     out.add(
         POLICY,
@@ -713,4 +690,4 @@ def _age_s(now_ns: int, then_ns: int) -> float:
 
 def _scaled(row: str, values: list[int]) -> list[float]:
     """In base units."""
-    return [value / _NS_PER_S for value in values] if row.endswith("_ns_total") else list(values)
+    return [value / _NS_PER_S for value in values] if row.endswith("_ns_total") else [*values]

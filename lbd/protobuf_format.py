@@ -14,10 +14,13 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import chain
+from itertools import pairwise
 from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lbd.exposition import Family
 from lbd.text_format import BOUNDS_S, cumulative
@@ -45,23 +48,26 @@ class ProtobufExposition:
     def __init__(self) -> None:
         self._parts: list[bytes] = []
 
-    def add(self, family: Family, samples: Iterable[tuple[Sequence[str], float]]) -> None:
-        labels, field = family.labels, _VALUE_FIELDS[family.kind]
-        metrics = [
-            _before(field, labels, tuple(values)) + _double(value) for values, value in samples
-        ]
-        if metrics:
-            self._add(family, metrics)
+    def add(self, family: Family, samples: Sequence[tuple[tuple[str, ...], float]]) -> None:
+        if samples:
+            labels, values = zip(*samples, strict=True)
+            self._add(
+                family, list(map(bytes.__add__, _heads(family, labels), map(_double, values)))
+            )
 
     def add_histogram(
         self,
         family: Family,
-        samples: Iterable[tuple[Sequence[str], Sequence[int], float]],
+        labels: Sequence[tuple[str, ...]],
+        buckets: NDArray[np.uint64],
+        sums: Sequence[float],
     ) -> None:
-        metrics = []
-        for values, buckets, total in samples:
-            labels = _labels(family.labels, tuple(values))
-            metrics.append(_bytes(4, labels + _bytes(7, _histogram(buckets, total))))
+        if not labels:
+            return
+        metrics = [
+            _bytes(4, _labels(family.labels, values) + _bytes(7, told))
+            for values, told in zip(labels, _histograms(buckets, sums), strict=True)
+        ]
         self._add(family, metrics)
 
     def _add(self, family: Family, metrics: list[bytes]) -> None:
@@ -72,46 +78,95 @@ class ProtobufExposition:
         return b"".join(self._parts)
 
 
-def _histogram(buckets: Sequence[int], total: float) -> bytes:
-    """A Histogram of the counts of all buckets and their values' sum."""
-    counts = [_varint(count) for count in cumulative(buckets)]
-    heads = map(_BUCKETS.__getitem__, map(len, counts))
-    zero, *positive, above = buckets
-    spans, deltas = _spans(positive, above)
+def _histograms(buckets: NDArray[np.uint64], sums: Sequence[float]) -> Iterator[bytes]:
+    """A Histogram of each row's counts and its values' sum.
+
+    All rows at once: there are ten thousand numbers in a scrape, and a call for each is what it
+    would cost.
+    """
+    upto = cumulative(buckets)
+    return map(
+        _histogram,
+        upto[:, -1].tolist(),
+        sums,
+        _classic(upto),
+        buckets[:, 0].tolist(),
+        *_native(buckets),
+    )
+
+
+def _histogram(
+    count: int, total: float, classic: bytes, zero: int, spans: bytes, deltas: bytes
+) -> bytes:
     return b"".join(
         (
-            _COUNT + counts[-1],
-            _SUM + _double(total),
-            *chain.from_iterable(zip(heads, counts, _BOUNDS, strict=True)),
-            _SCHEMA_AND_ZERO + _varint(zero),
-            *(_bytes(12, span) for span in spans),
-            _bytes(13, deltas),
+            *(_COUNT, _varint(count), _SUM, _double(total), classic),
+            *(_SCHEMA_AND_ZERO, _varint(zero), spans, _bytes(13, deltas) if deltas else b""),
         )
     )
 
 
-def _spans(positive: Sequence[int], above: int) -> tuple[list[bytes], bytes]:
-    """The BucketSpans: from the first to the last count that is not 0, then what is above all.
+def _classic(upto: NDArray[np.uint64]) -> list[bytes]:
+    """A row's Buckets, one for each bound, of the counts up to it."""
+    septets, kept = _varints(upto)
+    *shape, width = septets.shape
+    told = np.empty((*shape, _BUCKET + width + _BOUNDS.shape[1]), np.uint8)
+    told[..., 0] = _BUCKET_KEY
+    told[..., 1] = kept.sum(axis=-1) + 1 + _BOUNDS.shape[1]
+    told[..., 2] = _COUNT[0]
+    told[..., _BUCKET : -_BOUNDS.shape[1]] = septets
+    told[..., -_BOUNDS.shape[1] :] = _BOUNDS
+    whole = np.ones(told.shape, np.bool_)
+    whole[..., _BUCKET : -_BOUNDS.shape[1]] = kept
+    return _rows(told, whole)
+
+
+def _native(buckets: NDArray[np.uint64]) -> tuple[list[bytes], list[bytes]]:
+    """A row's BucketSpans: from the first to the last count that is not 0, then what is above all.
 
     With them the counts' differences, packed.
     """
-    held = [at for at, count in enumerate(positive) if count]
-    spans: list[bytes] = []
-    counts: list[int] = []
-    end = 0
-    if held:
-        first, after = held[0], held[-1] + 1
-        spans.append(_span(FIRST + first, after - first))
-        counts += positive[first:after]
-        end = FIRST + after
+    positive, above = buckets[:, 1:-1].astype(np.int64), buckets[:, -1].astype(np.int64)
+    held = positive > 0
+    some = held.any(axis=1)
+    first = np.where(some, held.argmax(axis=1), 0)
+    end = np.where(some, held.shape[1] - held[:, ::-1].argmax(axis=1), 0)
+    last = np.where(some, positive[np.arange(len(positive)), end - 1], 0)
+    deltas = np.concatenate((np.diff(positive, axis=1, prepend=0), (above - last)[:, None]), axis=1)
+    at = np.arange(held.shape[1])
+    within = (at >= first[:, None]) & (at < end[:, None])
+    told = np.concatenate((within, above[:, None] > 0), axis=1)
+    septets, kept = _varints((deltas << 1 ^ deltas >> 63).astype(np.uint64))
+    spans = list(map(_spans, first.tolist(), end.tolist(), (above > 0).tolist()))
+    return spans, _rows(septets, kept & told[..., None])
+
+
+@lru_cache(maxsize=1 << 13)
+def _spans(first: int, end: int, above: bool) -> bytes:
+    """BucketSpans of the positive buckets [first, end), and of the one above all."""
+    spans = [(FIRST + first, end - first)] if end else []
     if above:
-        spans.append(_span(OVERFLOW - end, 1))
-        counts.append(above)
-    deltas = map(int.__sub__, counts, (0, *counts))
-    return spans, b"".join(_varint(_zigzag(delta)) for delta in deltas)
+        spans.append((OVERFLOW - (FIRST + end if end else 0), 1))
+    return b"".join(_bytes(12, _span(*span)) for span in spans)
 
 
-@lru_cache(maxsize=1 << 10)
+def _varints(values: NDArray[np.uint64]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """(..., width) bytes for each value, and which of them are its varint."""
+    width = max(1, -(-int(values.max(initial=0)).bit_length() // 7))
+    parts = values[..., None] >> np.arange(0, 7 * width, 7, dtype=np.uint64)
+    more = parts > 0x7F
+    kept = np.ones(parts.shape, np.bool_)
+    kept[..., 1:] = more[..., :-1]
+    return np.where(more, parts | 0x80, parts).astype(np.uint8), kept
+
+
+def _rows(told: NDArray[np.uint8], kept: NDArray[np.bool_]) -> list[bytes]:
+    """The bytes kept of each row."""
+    data = told[kept].tobytes()
+    ends = kept.reshape(len(kept), -1).sum(axis=1).cumsum().tolist()
+    return [data[start:end] for start, end in pairwise((0, *ends))]
+
+
 def _span(offset: int, length: int) -> bytes:
     return _key(1, _VARINT) + _varint(_zigzag(offset)) + _key(2, _VARINT) + _varint(length)
 
@@ -127,11 +182,11 @@ def _head(family: Family) -> bytes:
     )
 
 
-@lru_cache(maxsize=1 << 14)
-def _before(field: int, names: tuple[str, ...], values: tuple[str, ...]) -> bytes:
-    """A counter's or gauge's Metric up to the eight bytes of its value."""
-    value = _bytes(field, _key(1, _DOUBLE) + bytes(8))
-    return _bytes(4, _labels(names, values) + value)[:-8]
+@lru_cache(maxsize=1 << 7)
+def _heads(family: Family, labels: tuple[tuple[str, ...], ...]) -> tuple[bytes, ...]:
+    """A family's counters or gauges, each a Metric up to the eight bytes of its value."""
+    value = _bytes(_VALUE_FIELDS[family.kind], _key(1, _DOUBLE) + bytes(8))
+    return tuple(_bytes(4, _labels(family.labels, values) + value)[:-8] for values in labels)
 
 
 @lru_cache(maxsize=1 << 14)
@@ -172,9 +227,13 @@ _SHORT: Final = tuple(map(_septets, range(1 << 12)))
 """Most numbers of a scrape."""
 _COUNT: Final = _key(1, _VARINT)
 _SUM: Final = _key(2, _DOUBLE)
-_BOUNDS: Final = tuple(_key(2, _DOUBLE) + _double(le) for le in (*BOUNDS_S, math.inf))
-_BUCKETS: Final = tuple(_bytes(3, _COUNT + bytes(n + len(_BOUNDS[0])))[:3] for n in range(11))
-"""A Bucket up to its count, by how many bytes that takes."""
+_BUCKET_KEY: Final = _key(3, _BYTES)[0]
+_BUCKET: Final = 3
+"""A Bucket up to its count: its key, its length, the count's key."""
+_BOUNDS: Final = np.array(
+    [list(_key(2, _DOUBLE) + _double(le)) for le in (*BOUNDS_S, math.inf)], np.uint8
+)
+"""After the count."""
 _SCHEMA_AND_ZERO: Final = (
     _key(5, _VARINT)
     + _varint(_zigzag(histogram.SCHEMA))

@@ -38,7 +38,7 @@ from lbd.sockets import resolve, sockaddr_name
 from shm import layout as lo
 from shm.histogram import HistogramWriter
 from shm.region import Region, SlotEntry
-from shm.states import StateReader
+from shm.states import Flag, StateReader, state_rows
 from shm.weights import Refusal, WeightReader, Weights
 from shm.worker import WorkerBlock, cache_view
 
@@ -107,9 +107,16 @@ class Service:
         same. Flows that are open stay where they are. Raises OSError and changes nothing where a
         backend's name cannot be resolved.
         """
-        entries = self.region.entries()
         identities = self.block.rows["identity"]
-        newcomers = [e for e in entries if identities[e.slot] != e.identity]
+        flags = state_rows(self.region)[lo.STATE["flags"]].tolist()
+        entries, newcomers = [], []
+        for entry in self.region.entries():
+            if identities[entry.slot] == entry.identity:
+                entries.append(entry)
+            elif not flags[entry.slot] & Flag.LEAVING:
+                # One that leaves and has never been here needs no address any more.
+                entries.append(entry)
+                newcomers.append(entry)
         found = {e.slot: resolve(Address.parse(e.address)) for e in newcomers}
         for entry in newcomers:
             self.block.adopt(entry.slot, entry.identity)

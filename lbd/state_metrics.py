@@ -72,7 +72,7 @@ STATE_FAMILIES: Final = (STATUS, USABLE, SHARE, LIMIT, CHECK_TIME, *TOTALS.value
 
 def add_states(out: Exposition, services: Sequence[tuple[Region, Sequence[SlotEntry]]]) -> None:
     """All families, of the given backends of all services."""
-    seen = [_Backend(region, entry) for region, entries in services for entry in entries]
+    seen = [one for region, entries in services for one in _backends(region, entries)]
     out.add(STATUS, [((*one.at, name), int(one.state == name)) for one in seen for name in LABELS])
     out.add(USABLE, [(one.at, int(one.usable)) for one in seen])
     out.add(SHARE, [(one.at, one.share) for one in seen])
@@ -85,16 +85,22 @@ def add_states(out: Exposition, services: Sequence[tuple[Region, Sequence[SlotEn
 
 
 class _Backend:
-    """One backend's words."""
+    """One backend's words, `words` by row of the layout."""
 
-    def __init__(self, region: Region, entry: SlotEntry) -> None:
+    def __init__(self, region: Region, entry: SlotEntry, words: list[int], share: float) -> None:
         slot = entry.slot
-        rows = state_rows(region)[:, slot].copy()
         self.at = (region.service, entry.name)
-        self.word = dict(zip(lo.STATES, rows.tolist(), strict=True))
-        self.share = float(rows[lo.STATE["share"]].view("<f8"))
+        self.word = dict(zip(lo.STATES, words, strict=True))
+        self.share = share
         self.state = label(self.word["flags"])
         self.usable = region.words[lo.H_USABLE + slot // 64] >> slot % 64 & 1
+
+
+def _backends(region: Region, entries: Sequence[SlotEntry]) -> list[_Backend]:
+    rows = state_rows(region)[:, [entry.slot for entry in entries]]
+    shares = rows[lo.STATE["share"]].view("<f8").tolist()
+    seen = zip(entries, rows.T.tolist(), shares, strict=True)
+    return [_Backend(region, entry, words, share) for entry, words, share in seen]
 
 
 def _queued(region: Region) -> int:

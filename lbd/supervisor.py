@@ -30,11 +30,12 @@ from lbd.edge.egress import SourceError, prove
 from lbd.exposition import Exposition
 from lbd.fleet import Fleet
 from lbd.health.monitor import Monitor
-from lbd.http import HttpServer, metrics_application
+from lbd.http import HttpServer, Refused, metrics_application
 from lbd.listening import Listening
 from lbd.logs import LineWriter
 from lbd.metrics import Metrics
 from lbd.names.names import Names
+from lbd.process_metrics import Process
 from lbd.readiness import add_readiness
 from lbd.reload_error import ReloadError
 from lbd.sockets import ListenError, listen, resolve
@@ -109,7 +110,11 @@ class Supervisor:
         self._metrics = Metrics(self.started_ns)
         self._http: HttpServer | None = None
         self._api: ApiServer | None = None
+        self._exchanging_api = asyncio.Lock()
         self._restarts_before = 0
+        self._messages_dropped_before = 0
+        self._page: StatusPage | None = None
+        self._refused = Refused()
         self._tasks: set[asyncio.Task[None]] = set()
         self._names = Names(self._names_changed)
 
@@ -132,9 +137,13 @@ class Supervisor:
         return self._restarts_before + self.fleet.restarts_total
 
     @property
+    def _viewers_refused_total(self) -> int:
+        return self._page.refused_total if self._page is not None else 0
+
+    @property
     def draining_workers(self) -> int:
         """Of former configurations."""
-        return sum(len(fleet.workers) for fleet in self._leaving) + len(self._inherited.pids)
+        return sum(len(fleet.workers) for fleet in self._leaving) + len(self._inherited.lines)
 
     @property
     def changes(self) -> list[Change]:
@@ -174,7 +183,7 @@ class Supervisor:
             self._make_regions(config, made)
             metrics = listen(config.metrics, 1)[0] if config.metrics is not None else None
             if config.api is not None:
-                self._api = ApiServer(self, config.api)
+                self._api = ApiServer(self, config.api, self._refused)
                 await self._api.start()
         except BaseException:
             for backends in made:
@@ -210,8 +219,8 @@ class Supervisor:
         application = metrics_application(self.scrape)
         add_readiness(application, lambda: self.fleet.serving and not self._stopping.is_set())
         if config.status_page:
-            StatusPage(application, self._look)
-        return HttpServer(application)
+            self._page = StatusPage(application, self._look, self._viewers_refused_total)
+        return HttpServer(application, self._refused)
 
     def _look(self) -> State:
         fleet = self.fleet
@@ -228,7 +237,16 @@ class Supervisor:
         self._listening.release(None)
 
     def scrape(self, out: Exposition) -> None:
-        self._metrics.write(out, self.config, self.regions, self.restarts_total, monotonic_ns())
+        process = Process(
+            restarts_total=self.restarts_total,
+            log_lines_dropped_total=self._writer.dropped_total if self._writer is not None else 0,
+            messages_dropped_total=self._messages_dropped_before
+            + sum(fleet.messages_dropped_total for fleet in self._fleets()),
+            viewers_refused_total=self._viewers_refused_total,
+            http_full_total=self._refused.full_total,
+            http_silent_total=self._refused.silent_total,
+        )
+        self._metrics.write(out, self.config, self.regions, process, monotonic_ns())
 
     def monitor(self, service: str) -> Monitor:
         """The hand on the states of a service's backends. Raises KeyError for a name unknown."""
@@ -268,9 +286,10 @@ class Supervisor:
             raise ReloadError(str(error)) from None
         await asyncio.to_thread(_resolve_all, before, config)
         try:
-            http = await self._other_http(config)
+            api = self._other_api(config)
+            http = None
             try:
-                api = ApiServer(self, config.api) if config.api is not None else None
+                http = await self._other_http(config)
                 if needs_new_workers(before, config):
                     await self._replace_workers(config)
                 else:
@@ -278,6 +297,8 @@ class Supervisor:
             except BaseException:
                 if http is not None:
                     await http.close()
+                if api is not None:
+                    api.discard()
                 raise
         except (ListenError, ActivationError, RegionError, OSError) as error:
             raise ReloadError(str(error)) from None
@@ -287,9 +308,14 @@ class Supervisor:
             self._http = http
         if before.api != config.api:
             # Not here: the request that asked for it is still to be answered.
-            self._in_background(partial(self._exchange_api, api))
+            self._in_background(partial(self._exchange_api, self._api, api))
+            self._api = api
         if before.log != config.log:
             self._log_elsewhere(config)
+        if before.agent != config.agent:
+            log.warning(
+                "the agent's section has changed: it is in force once the agent is restarted"
+            )
         self.config = config
         self._names.follow(config)
         return changes(before, config)
@@ -306,16 +332,18 @@ class Supervisor:
         self._writer.close()
         self._writer = writer
 
-    async def _exchange_api(self, api: ApiServer | None) -> None:
-        if self._api is not None:
-            await self._api.close()
-        self._api = api
-        if api is not None:
-            try:
-                await api.start()
-            except ListenError as error:
-                log.error("no runtime API: %s", error)
-                self._api = None
+    def _other_api(self, config: Config) -> ApiServer | None:
+        """Already listening, where there is to be another one. Raises ListenError."""
+        if config.api is None or config.api == self.config.api:
+            return None
+        return ApiServer(self, config.api, self._refused, self._api)
+
+    async def _exchange_api(self, before: ApiServer | None, after: ApiServer | None) -> None:
+        async with self._exchanging_api:
+            if after is not None:
+                await after.start()
+            if before is not None:
+                await before.close(after)
 
     async def _other_http(self, config: Config) -> HttpServer | None:
         """Already listening, where there is to be another one. Raises ListenError."""
@@ -417,6 +445,7 @@ class Supervisor:
         for region in fleet.regions:
             region.close()
         self._leaving.remove(fleet)
+        self._messages_dropped_before += fleet.messages_dropped_total
         log.info("the workers of the former configuration are gone")
 
     async def _reload_logged(self) -> None:
@@ -439,9 +468,11 @@ class Supervisor:
             if problem is None and not self._stopping.is_set():
                 log.info("upgrading: the new program takes over")
                 workers = [worker for fleet in self._fleets() for worker in fleet.workers.values()]
+                # Those of programs before this one are still its children, with flows to finish.
+                lines = {**self._inherited.lines, **upgrade.lines_of(workers)}
                 # While the new program loads, nobody beats.
                 self._manager.be_patient(READY_S)
-                problem = upgrade.become_new(self._listening, workers, self._told)
+                problem = upgrade.become_new(self._listening, lines, self._told)
                 self._manager.be_patient(None)
             log.error("not upgraded: %s", problem or "the balancer is stopping")
 

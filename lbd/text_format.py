@@ -7,10 +7,12 @@ sets hardly change from one scrape to the next and are spelled once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from itertools import accumulate
 from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lbd.exposition import Family
 from shm import histogram
@@ -29,28 +31,26 @@ class TextExposition:
     def __init__(self) -> None:
         self._lines: list[str] = []
 
-    def add(self, family: Family, samples: Iterable[tuple[Sequence[str], float]]) -> None:
-        lines = [
-            f"{family.name}{_labels(family.labels, tuple(values))} {value!r}"
-            for values, value in samples
-        ]
-        if lines:
+    def add(self, family: Family, samples: Sequence[tuple[tuple[str, ...], float]]) -> None:
+        if samples:
+            labels, values = zip(*samples, strict=True)
             self._head(family)
-            self._lines += lines
+            self._lines += map(str.__add__, _heads(family, labels), map(repr, values))
 
     def add_histogram(
         self,
         family: Family,
-        samples: Iterable[tuple[Sequence[str], Sequence[int], float]],
+        labels: Sequence[tuple[str, ...]],
+        buckets: NDArray[np.uint64],
+        sums: Sequence[float],
     ) -> None:
+        if not labels:
+            return
         self._head(family)
         lines = self._lines
-        for values, buckets, total in samples:
-            heads, sum_head, count_head = _histogram_heads(
-                family.name, family.labels, tuple(values)
-            )
-            counts = cumulative(buckets)
-            lines += [head + str(count) for head, count in zip(heads, counts, strict=True)]
+        for values, counts, total in zip(labels, cumulative(buckets).tolist(), sums, strict=True):
+            heads, sum_head, count_head = _histogram_heads(family.name, family.labels, values)
+            lines += map(str.__add__, heads, map(str, counts))
             lines.append(f"{sum_head}{total!r}")
             lines.append(f"{count_head}{counts[-1]}")
 
@@ -62,13 +62,18 @@ class TextExposition:
         return ("\n".join(self._lines) + "\n").encode()
 
 
-def cumulative(buckets: Sequence[int]) -> list[int]:
-    """Counts up to each of BOUNDS_S, then all."""
-    sums = list(accumulate(buckets))
-    return [*sums[:-1:STEP], sums[-1]]
+def cumulative(buckets: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """(N, buckets) counts, up to each of BOUNDS_S, then all: (N, len(BOUNDS_S) + 1)."""
+    sums = buckets.cumsum(axis=1)
+    return np.concatenate((sums[:, :-1:STEP], sums[:, -1:]), axis=1)
 
 
-@lru_cache(maxsize=1 << 14)
+@lru_cache(maxsize=1 << 7)
+def _heads(family: Family, labels: tuple[tuple[str, ...], ...]) -> tuple[str, ...]:
+    """The lines of a family up to their values."""
+    return tuple(f"{family.name}{_labels(family.labels, values)} " for values in labels)
+
+
 def _labels(names: tuple[str, ...], values: tuple[str, ...]) -> str:
     if not names:
         return ""

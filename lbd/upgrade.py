@@ -15,7 +15,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Final
 
 from config.address import Address
@@ -44,9 +44,9 @@ class Inherited:
         self._watched = False
 
     @property
-    def pids(self) -> list[int]:
+    def lines(self) -> dict[int, int]:
         """Of the former workers that still run."""
-        return list(self._workers)
+        return dict(self._workers)
 
     def end(self, graceful: bool) -> None:
         """Let the former workers finish, or end them; and reap them."""
@@ -121,14 +121,19 @@ async def problem(path: str, patience_s: float) -> str | None:
     return None
 
 
-def become_new(listening: Listening, workers: Sequence[Worker], environ: Mapping[str, str]) -> str:
-    """Run the new program in this process, with `environ` besides its own; returns only to say why
-    that cannot be."""
+def lines_of(workers: Iterable[Worker]) -> dict[int, int]:
+    """By pid, the descriptor of each worker's line; without those whose line has ended."""
+    lines = {worker.pid: worker.channel.fileno() for worker in workers}
+    return {pid: fd for pid, fd in lines.items() if fd >= 0}
+
+
+def become_new(listening: Listening, lines: Mapping[int, int], environ: Mapping[str, str]) -> str:
+    """Run the new program in this process, with `environ` besides its own and the workers of
+    `lines`, by pid the descriptor of each one's; returns only to say why that cannot be."""
     sockets = {
         str(address): list(dict.fromkeys(sock.fileno() for sock in sockets))
         for address, sockets in listening.by_address().items()
     }
-    lines = {worker.pid: worker.channel.fileno() for worker in workers}
     kept = [*(fd for fds in sockets.values() for fd in fds), *lines.values()]
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     for fd in kept:

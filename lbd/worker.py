@@ -71,6 +71,7 @@ class Worker:
         self._fronts: list[Front] = []
         self._draining = False
         self.failed = False
+        self._lines_dropped_told = 0
         scraped = self._config.metrics is not None
         for config, generation in zip(self._config.services, assignment.generations, strict=True):
             region = Region.attach(config.name)
@@ -125,6 +126,11 @@ class Worker:
     def _refresh(self) -> None:
         self._loop.call_later(REFRESH_S, self._refresh)
         now_ns = monotonic_ns()
+        dropped = self._writer.dropped_total
+        if dropped != self._lines_dropped_told:
+            first = self._services[0].block
+            first.count("log_lines_dropped_total", dropped - self._lines_dropped_told)
+            self._lines_dropped_told = dropped
         for service in self._services:
             service.refresh(now_ns)
 

@@ -195,6 +195,7 @@ SCALARS: Final = (
     "queue_timeout_total",
     "queue_shutdown_total",
     "retry_refused_total",
+    "log_lines_dropped_total",  # of the process, in the block of its first service
 )
 SCALAR: Final = {name: index for index, name in enumerate(SCALARS)}
 SCALAR_WORDS: Final = 64

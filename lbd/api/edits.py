@@ -82,6 +82,8 @@ def _valid(data: dict[str, Any]) -> Config:
         problems = [
             f"{dotted(details['loc'])}: {_told(details['msg'])}"
             for details in error.errors(include_url=False)
+            # A list that is too short only for what is wrong within it says nothing new.
+            if details["type"] != "too_short" or not details["input"]
         ]
         raise EditError("; ".join(problems)) from None
 

@@ -40,9 +40,14 @@ HEADERS: Final = {
 
 
 class StatusPage:
-    """Adds itself to `application`; `look` is called once a second while that runs."""
+    """Adds itself to `application`; `look` is called once a second while that runs.
 
-    def __init__(self, application: web.Application, look: Callable[[], State]) -> None:
+    refused_total: viewers that a page before this one refused.
+    """
+
+    def __init__(
+        self, application: web.Application, look: Callable[[], State], refused_total: int = 0
+    ) -> None:
         self._look = look
         self._changes = Changes()
         self._events: deque[dict[str, Any]] = deque(maxlen=EVENTS)
@@ -52,7 +57,7 @@ class StatusPage:
         self._looked = asyncio.Condition()
         self._closing = False
         self._viewers = 0
-        self._refused_total = 0
+        self.refused_total = refused_total
         for path, (name, kind) in FILES.items():
             application.router.add_get(path, _file(name, kind))
         application.router.add_get("/stream", self._stream)
@@ -74,7 +79,7 @@ class StatusPage:
             self._state = {
                 "at_s": time.time(),
                 "viewers": self._viewers,
-                "viewers_refused_total": self._refused_total,
+                "viewers_refused_total": self.refused_total,
                 **state,
             }
             self._looks += 1
@@ -90,7 +95,7 @@ class StatusPage:
     async def _stream(self, request: web.Request) -> web.StreamResponse:
         """Server-sent events: each the state and the events that this viewer has not had."""
         if self._viewers >= VIEWERS:
-            self._refused_total += 1
+            self.refused_total += 1
             raise web.HTTPServiceUnavailable(text=f"{VIEWERS} viewers are the most there may be\n")
         answer = web.StreamResponse(headers={**HEADERS, "Content-Type": "text/event-stream"})
         self._viewers += 1

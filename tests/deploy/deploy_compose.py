@@ -46,6 +46,12 @@ def prepare(services: dict[str, Any]) -> None:
             source, target = shlex.quote(volume["source"]), shlex.quote(volume["target"])
             sh(f"rm -rf {target}; mkdir -p $(dirname {target}); cp -r {source} {target}")
     sh("mkdir -p /var/lib/lbd; mount -t tmpfs tmpfs /dev/shm; mount -t tmpfs tmpfs /tmp")
+    # What else is there to be written is the services' own, in memory.
+    sh("mount -t tmpfs tmpfs /run")
+    for service in services.values():
+        for entry in service.get("tmpfs", []):
+            sh(f"mkdir -p {shlex.quote(entry.partition(':')[0])}")
+    sh("mount -o remount,ro /run; mount -t tmpfs tmpfs /run/lbd")
     sh("mount -o remount,bind,ro /; mount -o remount,bind,ro /etc")
 
 
@@ -73,6 +79,18 @@ def start(service: dict[str, Any], environ: dict[str, str]) -> None:
     elif argv[0] == "python":
         argv = [sys.executable, *argv[1:]]
     subprocess.Popen([*NO_CAPABILITIES, *argv], env=environ, stdin=subprocess.DEVNULL)
+
+
+def lbctl(environ: dict[str, str]) -> Any:
+    """What `docker exec lbd lbctl status` would say, without rights that it has not."""
+    done = subprocess.run(
+        [*NO_CAPABILITIES, sys.executable, "-m", "lbctl", "--json", "status"],
+        env=environ,
+        stdout=subprocess.PIPE,
+        timeout=30,
+        check=True,
+    )
+    return json.loads(done.stdout)
 
 
 def fetch(url: str) -> str:
@@ -116,6 +134,7 @@ def main(path: str, seconds: str) -> None:
             {
                 "ready": fetch("http://127.0.0.1:9100/ready"),
                 "page": "<title>lbd</title>" in fetch("http://127.0.0.1:9100/"),
+                "status": lbctl(environ),
                 "up": query('up{job="lbd"}'),
                 "in_force": query("lbd_agent_weights_in_force"),
                 "flows": query("lbd_server_sessions_total"),

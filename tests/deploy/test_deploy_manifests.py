@@ -14,6 +14,7 @@ import yaml
 
 from config.load import load
 from config.schema import Config
+from lbctl.cli import DEFAULT_SOCKET
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTAINERS = ROOT / "deploy" / "containers"
@@ -90,6 +91,29 @@ def test_the_agent_in_compose_shares_memory_and_no_network() -> None:
     assert stop_s < 60
 
 
+def test_an_operator_in_the_container_has_lbctl(config: Config) -> None:
+    """Its default socket, in a place that the daemon's user may write, on a read-only root."""
+    told = DEFAULT_SOCKET
+    for one in (config, load(CONTAINERS / "lbd.yaml")):
+        assert one.api is not None
+        assert str(one.api.listen) == f"unix:{told}"
+    folder = str(Path(told).parent)
+    service = composed()["lbd"]
+    assert (service["container_name"], service["read_only"]) == ("lbd", True)
+    assert f"{folder}:uid=10001,gid=10001,mode=0750" in service["tmpfs"]
+    mounts = {mount["mountPath"] for mount in pod()["containers"][0]["volumeMounts"]}
+    assert folder in mounts
+    assert pod()["securityContext"]["fsGroup"] == 10001
+    # `lbctl top` wants an extra.
+    dockerfile = (CONTAINERS / "Dockerfile").read_text()
+    assert "-c constraints.txt '.[top]'" in dockerfile
+
+
+def test_the_shipped_policy_is_what_runs_unless_asked(config: Config) -> None:
+    for one in (config, load(CONTAINERS / "lbd.yaml"), load(ROOT / "deploy" / "lbd.yaml")):
+        assert (one.agent.mode, one.agent.checkpoint) == ("frozen", None)
+
+
 def test_kubernetes_is_content() -> None:
     for version in ("1.31.0", "1.34.0"):
         tool("kubernetes-validate", "--strict", "-k", version, str(KUBERNETES))
@@ -157,3 +181,6 @@ def test_what_compose_starts_works_together(tmp_path: Path) -> None:
     flows = values("flows")
     assert flows["slow"] < flows["medium"] < flows["fast"]
     assert "LbdDown" in seen["rules"]
+    assert seen["status"]["level"] == "operate"
+    (service,) = seen["status"]["services"]
+    assert (service["usable"], service["agent"]["mode"]) == (3, "frozen")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import json
 import os
 import socket
@@ -21,9 +22,11 @@ from lbd_waiting import until
 from openapi_spec_validator import validate
 
 from config.load import load
+from config.schema import Config
 from lbctl import cli
 from lbctl.client import ApiError, Client
 from lbctl.save import save
+from lbd.api.edits import EditError, remove_backend, set_backend
 from lbd.api.openapi import description
 from lbd.api.peer import Level, Peer, level, peer
 from lbd.api.routes import ROUTES
@@ -241,6 +244,18 @@ def test_wishes_that_make_no_sense_change_nothing(
     assert client.ask("GET", "config") == before
 
 
+def test_a_wish_is_refused_for_its_own_fault_alone() -> None:
+    backend = {"name": "b", "address": "127.0.0.1:2"}
+    config = Config.model_validate(
+        {"services": [{"name": "a", "listen": "127.0.0.1:1", "backends": [backend]}]}
+    )
+    with pytest.raises(EditError) as refused:
+        set_backend(config, "a", "b", {"weight": 0.0})
+    assert str(refused.value) == "services[0].backends[0].weight: Input should be greater than 0"
+    with pytest.raises(EditError, match=r"^services\[0\].backends: .*at least 1 item"):
+        remove_backend(config, "a", "b")
+
+
 def test_flows_are_listed_oldest_first(api: Start, backend: Make, client: Client) -> None:
     service = ld.service([backend(echo).address])
     api(service, workers=2)
@@ -421,3 +436,63 @@ def _status(client: Client) -> dict[str, Any]:
     except ApiError:
         return {}
     return found
+
+
+def test_a_socket_that_cannot_be_had_changes_nothing(
+    api: Start, backend: Make, path: Path, client: Client
+) -> None:
+    service = ld.service([backend(echo).address])
+    one = api(service)
+    config = yaml.safe_load(one.path.read_text())
+    config["services"][0]["policy"] = "rr"
+    for settings, said in (
+        ({"listen": "unix:/nowhere/api.sock"}, "No such file or directory"),
+        ({"listen": f"unix:{path}", "group": "no-such-group"}, "there is no group no-such-group"),
+        ({"listen": f"unix:{path}", "operators": "no-such-group"}, "there is no group"),
+    ):
+        one.path.write_text(yaml.safe_dump({**config, "api": settings}))
+        with pytest.raises(ApiError, match=said):
+            client.ask("POST", "reload")
+        found = client.ask("GET", "config")
+        assert found["api"]["listen"] == f"unix:{path}"
+        assert found["services"][0]["policy"] == service.get("policy", "sed")
+
+
+def test_a_reload_that_fails_leaves_no_socket(
+    api: Start, backend: Make, client: Client, path: Path, tmp_path: Path
+) -> None:
+    service = ld.service([backend(echo).address])
+    one = api(service)
+    other = tmp_path / "other.sock"
+    config = yaml.safe_load(one.path.read_text())
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        config["metrics"] = f"127.0.0.1:{taken.getsockname()[1]}"
+        for listen in (other, path):
+            config["api"] = {"listen": f"unix:{listen}", "operators": "root"}
+            one.path.write_text(yaml.safe_dump(config))
+            with pytest.raises(ApiError, match="in use"):
+                client.ask("POST", "reload")
+    assert not other.exists()
+    assert client.ask("GET", "status")["level"] == "operate"
+
+
+def test_other_rights_are_taken_into_force_on_the_same_socket(
+    api: Start, backend: Make, client: Client, path: Path
+) -> None:
+    one = api(ld.service([backend(echo).address]))
+    inode = path.stat().st_ino
+    config = yaml.safe_load(one.path.read_text())
+    own = grp.getgrgid(os.getegid()).gr_name
+    other = next(entry.gr_name for entry in grp.getgrall() if entry.gr_gid != os.getegid())
+    for group in (other, own, None):
+        config["api"] = {"listen": f"unix:{path}", "group": group}
+        one.path.write_text(yaml.safe_dump(config))
+        client.ask("POST", "reload")
+        expected = os.getegid() if group is None else grp.getgrnam(group).gr_gid
+        assert path.stat().st_gid == expected
+        # Whoever comes meanwhile finds somebody there.
+        for _ in range(20):
+            assert client.ask("GET", "config")["api"]["group"] == group
+    assert path.stat().st_ino == inode
+    assert one.stop() == 0
+    assert not path.exists()

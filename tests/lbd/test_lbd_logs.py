@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from lbd_client import ask, connect
 from lbd_waiting import until
 
 from config.logs import FlowLog, Log
-from lbd.logs import LineWriter, timestamp
+from lbd.logs import Events, LineWriter, timestamp
 
 Make = Callable[..., Backend]
 Start = Callable[..., ld.Daemon]
@@ -127,6 +128,26 @@ def test_events_as_json(daemon: Start, backend: Make, tmp_path: Path) -> None:
     events = [json.loads(line) for line in path.read_text().splitlines()]
     told = [(event["level"], event["message"]) for event in events if event["process"] == "lbd"]
     assert told[-1] == ("info", "SIGTERM: stopping")
+
+
+def test_what_was_dropped_is_told_as_an_event(tmp_path: Path) -> None:
+    """Whoever reads lines of JSON gets no other."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    writer = LineWriter(str(path), 100)
+    events = Events(writer, Log(file=str(path), format="json"), "lbd")
+    writer.notice = events.warning
+    until(lambda: not writer.put(json.dumps("x" * 10_000)), "the queue full")
+    os.set_blocking(reader, True)
+    seen = b""
+    while b"log lines dropped" not in seen or not seen.endswith(b"\n"):
+        seen += os.read(reader, 1 << 16)
+    writer.close()
+    os.close(reader)
+    (told,) = [line for line in map(json.loads, seen.splitlines()) if isinstance(line, dict)]
+    assert (told["level"], told["process"]) == ("warning", "lbd")
+    assert re.fullmatch(r"\d+ log lines dropped", told["message"])
 
 
 def test_a_log_that_cannot_be_opened_is_told(launch: Start) -> None:

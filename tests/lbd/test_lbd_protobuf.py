@@ -8,17 +8,22 @@ from __future__ import annotations
 import math
 import urllib.request
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import lbd_daemon as ld
+import numpy as np
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from hypothesis import given
+from hypothesis import strategies as st
 from lbd_backends import Backend, echo
 from lbd_client import ask, settled
 from lbd_waiting import until
 
 from lbd.exposition import Family, quality
 from lbd.protobuf_format import MEDIA_TYPE, PARAMETERS, ProtobufExposition
+from lbd.text_format import BOUNDS_S, TextExposition
 from shm import histogram
 
 Make = Callable[..., Backend]
@@ -62,6 +67,7 @@ MESSAGES: dict[str, dict[int, tuple[str, str]]] = {
 }
 
 
+@cache
 def metric_family() -> Any:
     """The message class, from MESSAGES."""
     file = descriptor_pb2.FileDescriptorProto(name="metrics.proto", package="p", syntax="proto2")
@@ -75,6 +81,7 @@ def metric_family() -> Any:
                 field.type, field.type_name = field.TYPE_MESSAGE, f".p.{base}"
             else:
                 field.type = getattr(field, f"TYPE_{base}")
+                field.options.packed = kind == "SINT64*"
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("p.MetricFamily"))
@@ -128,31 +135,62 @@ def test_counters_and_gauges_are_told_with_their_labels() -> None:
     assert (b.name, b.type, b.metric[0].gauge.value) == ("b", 1, -1.5)
 
 
-@pytest.mark.parametrize(
-    "counts",
-    [
-        {},
-        {0: 3},
-        {1: 1},
-        {len(histogram.BOUNDS_S) - 1: 2},
-        {len(histogram.BOUNDS_S): 5},
-        {0: 1, 20: 300, 21: 1 << 40, 60: 2, len(histogram.BOUNDS_S): 9},
-    ],
-)
-def test_a_histogram_is_told_in_native_and_in_classic_buckets(counts: dict[int, int]) -> None:
-    buckets = [counts.get(at, 0) for at in range(len(histogram.BOUNDS_S) + 1)]
+LAST = len(histogram.BOUNDS_S)
+COUNTS: list[dict[int, int]] = [
+    {},
+    {0: 3},
+    {1: 1},
+    {LAST - 1: 2},
+    {LAST: 5},
+    {0: 1, 20: 300, 21: 1 << 40, 60: 2, LAST: 9},
+    {at: 127 + at for at in range(LAST + 1)},
+]
+
+
+@pytest.mark.parametrize("rows", [*([counts] for counts in COUNTS), COUNTS])
+def test_histograms_are_told_in_native_and_in_classic_buckets(rows: list[dict[int, int]]) -> None:
+    buckets = np.array([[counts.get(at, 0) for at in range(LAST + 1)] for counts in rows], "<u8")
+    labels = [(f"b{row}",) for row in range(len(rows))]
+    sums = [12.5 + row for row in range(len(rows))]
     out = ProtobufExposition()
-    out.add_histogram(Family("h", "histogram", "H.", ("x",)), [(("1",), buckets, 12.5)])
+    out.add_histogram(Family("h", "histogram", "H.", ("x",)), labels, buckets, sums)
     (family,) = decoded(out.body())
     assert family.type == 4
-    told = family.metric[0].histogram
-    assert (told.sample_count, told.sample_sum) == (sum(buckets), 12.5)
-    bounds = (*histogram.BOUNDS_S, math.inf)
-    assert native(told) == pytest.approx({bounds[at]: count for at, count in counts.items()})
-    assert told.bucket[-1].upper_bound == math.inf
-    for bucket in told.bucket:
-        within = sum(n for at, n in counts.items() if bounds[at] <= bucket.upper_bound)
-        assert bucket.cumulative_count == within
+    assert [(one.label[0].name, one.label[0].value) for one in family.metric] == [
+        ("x", name) for (name,) in labels
+    ]
+    for one, counts, total in zip(family.metric, rows, sums, strict=True):
+        told = one.histogram
+        assert (told.sample_count, told.sample_sum) == (sum(counts.values()), total)
+        bounds = (*histogram.BOUNDS_S, math.inf)
+        assert native(told) == pytest.approx({bounds[at]: count for at, count in counts.items()})
+        assert [bucket.upper_bound for bucket in told.bucket] == [*BOUNDS_S, math.inf]
+        for bucket in told.bucket:
+            within = sum(n for at, n in counts.items() if bounds[at] <= bucket.upper_bound)
+            assert bucket.cumulative_count == within
+
+
+@given(st.lists(st.integers(0, (1 << 63) - 1), min_size=1, max_size=40))
+def test_numbers_are_spelled_as_the_other_encoder_spells_them(numbers: list[int]) -> None:
+    """As many histograms of one count each: the reader's library would spell them the same."""
+    buckets = np.zeros((len(numbers), LAST + 1), "<u8")
+    buckets[:, 7] = numbers
+    out = ProtobufExposition()
+    labels = [(str(row),) for row in range(len(numbers))]
+    out.add_histogram(Family("h", "histogram", "H.", ("x",)), labels, buckets, [0.0] * len(numbers))
+    (family,) = decoded(out.body())
+    for number, one in zip(numbers, family.metric, strict=True):
+        assert one.histogram.sample_count == number
+        assert native(one.histogram) == ({histogram.BOUNDS_S[7]: number} if number else {})
+    body = out.body()
+    assert family.SerializeToString() == body[len(body) - family.ByteSize() :]
+
+
+def test_no_histograms_no_family() -> None:
+    for out in (ProtobufExposition(), TextExposition()):
+        none = np.zeros((0, LAST + 1), "<u8")
+        out.add_histogram(Family("h", "histogram", "H.", ("x",)), [], none, [])
+        assert out.body().strip() == b""
 
 
 @pytest.mark.parametrize(

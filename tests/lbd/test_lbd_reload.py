@@ -25,6 +25,7 @@ from shm.region import Region
 
 Make = Callable[..., Backend]
 Start = Callable[..., ld.Daemon]
+Long = Callable[..., "LongFlow"]
 
 
 def rewrite(one: ld.Daemon, *services: dict[str, Any], **settings: Any) -> None:
@@ -95,17 +96,30 @@ class LongFlow:
         assert self.sock.recv(1000, socket.MSG_WAITALL) == data
 
     def close(self) -> None:
-        self.sock.shutdown(socket.SHUT_WR)
-        assert read_all(self.sock) == b""
-        self.sock.close()
+        with self.sock:
+            self.sock.shutdown(socket.SHUT_WR)
+            assert read_all(self.sock) == b""
 
 
-def test_backends_come_and_go_in_place(daemon: Start, backend: Make) -> None:
+@pytest.fixture
+def long_flow() -> Iterator[Callable[[dict[str, Any]], LongFlow]]:
+    """Open one; closed after the test, however that ended: an open socket would fail the next."""
+    with contextlib.ExitStack() as stack:
+
+        def start(service: dict[str, Any]) -> LongFlow:
+            flow = LongFlow(service)
+            stack.enter_context(flow.sock)
+            return flow
+
+        yield start
+
+
+def test_backends_come_and_go_in_place(daemon: Start, backend: Make, long_flow: Long) -> None:
     first, second = backend(echo), backend(echo)
     service = ld.service([first.address], policy="rr")
     one = daemon(service, workers=2)
     workers = one.workers()
-    flow = LongFlow(service)
+    flow = long_flow(service)
     flow.check()
     changed = {**service, "backends": [{"name": "new", "address": second.address, "weight": 3.0}]}
     rewrite(one, changed, workers=2)
@@ -160,6 +174,18 @@ def test_a_bad_file_changes_nothing_and_says_why(daemon: Start, backend: Make) -
     assert ask(service) == b"ping"
 
 
+def test_what_only_a_restart_of_the_agent_takes_over_is_told(daemon: Start, backend: Make) -> None:
+    service = ld.service([backend(echo).address])
+    one = daemon(service)
+    said = "the agent's section has changed"
+    rewrite(one, {**service, "policy": "rr"})
+    reload(one)
+    assert said not in one.log
+    rewrite(one, {**service, "policy": "rr"}, agent={"mode": "shadow"})
+    reload(one)
+    assert said in one.log
+
+
 def test_a_taken_address_changes_nothing(daemon: Start, backend: Make) -> None:
     service = ld.service([backend(echo).address])
     one = daemon(service, workers=2)
@@ -173,10 +199,12 @@ def test_a_taken_address_changes_nothing(daemon: Start, backend: Make) -> None:
     assert ask(service) == b"ping"
 
 
-def test_policy_and_limits_change_under_open_flows(daemon: Start, backend: Make) -> None:
+def test_policy_and_limits_change_under_open_flows(
+    daemon: Start, backend: Make, long_flow: Long
+) -> None:
     service = ld.service([backend(echo).address, backend(echo).address], policy="rr")
     one = daemon(service)
-    flow = LongFlow(service)
+    flow = long_flow(service)
     for policy in ("maglev", "ewma", "sed", "wrr"):
         rewrite(one, {**service, "policy": policy})
         reload(one)
@@ -192,13 +220,13 @@ def test_policy_and_limits_change_under_open_flows(daemon: Start, backend: Make)
 
 
 def test_workers_and_listeners_change_without_a_lost_connection(
-    daemon: Start, backend: Make
+    daemon: Start, backend: Make, long_flow: Long
 ) -> None:
     """New workers on the same sockets, fewer and more; the old ones finish what they have."""
     service = ld.service([backend(echo).address])
     other = ld.service([backend(echo).address])
     one = daemon(service, workers=2)
-    flows = [LongFlow(service) for _ in range(4)]
+    flows = [long_flow(service) for _ in range(4)]
     with clients(service) as asking:
         for workers, services in (
             (3, [service]),
@@ -221,14 +249,16 @@ def test_workers_and_listeners_change_without_a_lost_connection(
     assert one.stop() == 0
 
 
-def test_a_region_that_cannot_be_made_changes_nothing(daemon: Start, backend: Make) -> None:
+def test_a_region_that_cannot_be_made_changes_nothing(
+    daemon: Start, backend: Make, long_flow: Long
+) -> None:
     """Its name belongs to another live balancer."""
     service = ld.service([backend(echo).address])
     one = daemon(service)
     with ld.attached(service["name"]) as region:
         generation = region.generation
     other = ld.service(["127.0.0.1:1"])
-    flow = LongFlow(service)
+    flow = long_flow(service)
     taken = Region.create(other["name"], Layout(1, 1, 1))
     rewrite(one, service, other)
     reload(one, "not reloaded")
@@ -242,11 +272,13 @@ def test_a_region_that_cannot_be_made_changes_nothing(daemon: Start, backend: Ma
     flow.close()
 
 
-def test_the_program_is_exchanged_under_open_flows(daemon: Start, backend: Make) -> None:
+def test_the_program_is_exchanged_under_open_flows(
+    daemon: Start, backend: Make, long_flow: Long
+) -> None:
     service = ld.service([backend(echo).address])
     metrics = f"127.0.0.1:{ld.free_port()}"
     one = daemon(service, workers=2, metrics=metrics)
-    flow = LongFlow(service)
+    flow = long_flow(service)
     flow.check()
     for _ in range(2):
         before = set(one.workers())
@@ -265,6 +297,24 @@ def test_the_program_is_exchanged_under_open_flows(daemon: Start, backend: Make)
     assert one.stop() == 0
 
 
+def test_workers_of_the_program_before_the_last_are_ended_too(
+    daemon: Start, backend: Make, long_flow: Long
+) -> None:
+    service = ld.service([backend(echo).address], timeouts={"drain_s": 3600.0})
+    one = daemon(service)
+    flow = long_flow(service)
+    flow.check()
+    for ready in (1, 2):
+        until(lambda n=ready: one.log.count("ready:") == n, "the program serving")
+        one.send(signal.SIGUSR2)
+    until(lambda: one.log.count("ready:") == 3, "the last program serving")
+    flow.check()
+    until(lambda: len(one.workers()) == 2, "those without a flow gone")
+    assert one.stop(signal.SIGTERM) == 0
+    with pytest.raises(ConnectionResetError):
+        flow.sock.recv(1)
+
+
 def test_no_upgrade_to_a_program_that_refuses_the_file(daemon: Start, backend: Make) -> None:
     service = ld.service([backend(echo).address])
     one = daemon(service)
@@ -276,10 +326,12 @@ def test_no_upgrade_to_a_program_that_refuses_the_file(daemon: Start, backend: M
     assert ask(service) == b"ping"
 
 
-def test_former_workers_are_ended_with_the_daemon(daemon: Start, backend: Make) -> None:
+def test_former_workers_are_ended_with_the_daemon(
+    daemon: Start, backend: Make, long_flow: Long
+) -> None:
     service = ld.service([backend(echo).address])
     one = daemon(service)
-    flow = LongFlow(service)
+    flow = long_flow(service)
     flow.check()
     rewrite(one, service, workers=2)
     reload(one)

@@ -224,6 +224,8 @@ def test_viewers_are_bounded_and_who_leaves_makes_room(
     refused.value.close()
     assert refused.value.code == 503
     until(lambda: viewers[0].next()["viewers_refused_total"] == 1, "the refusal counted")
+    with urllib.request.urlopen(f"http://{metrics}/metrics", timeout=20) as scrape:
+        assert "\nlbd_process_viewers_refused_total 1\n" in scrape.read().decode()
     viewers[1].close()
     until(lambda: viewers[0].next()["viewers"] == VIEWERS - 1, "a viewer gone")
     view(metrics).next()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import pty
+import socket
 import subprocess
 import sys
 import threading
@@ -176,7 +177,7 @@ async def test_the_longest_queue_comes_first(api: Start, backend: Make, path: Pa
         await asyncio.to_thread(client.ask, *where, body=drained)
     with contextlib.ExitStack() as stack:
         for _ in range(2):
-            sock = stack.enter_context(ld.socket.create_connection(_at(service), 20))
+            sock = stack.enter_context(socket.create_connection(_at(service), 20))
             sock.sendall(b"x")
             assert sock.recv(1) == b"x"
         async with top(path) as pilot:
