@@ -86,13 +86,18 @@ class Monitor:
             return
         first, self._rule = self._rule is None, rule
         self.close()
-        self._backends.clear()
-        self._followed = b""
-        for slot in self._slots():
-            self._states.clear(slot, FOUND, now_ns)
+        known = set(self._backends)
         self._states.panic_below = rule.panic_below
         self._ejector = Ejector(rule.passive) if rule.passive else None
         self._follow(now_ns, cold=not first)
+        for slot in known & set(self._backends):
+            # What was ordered of it stays, and so does how long it has been there.
+            backend = self._backends[slot]
+            backend.said_share = 1.0
+            self._states.clear(slot, FOUND, now_ns)
+            self._settle(backend, now_ns)
+            if not backend.tasks:
+                self._employ(backend, rule)
 
     def tick(self, now_ns: int) -> None:
         """Follow the backends that come and go, the flows' news, and the clock."""
@@ -108,6 +113,7 @@ class Monitor:
         for backend in self._backends.values():
             for task in backend.tasks:
                 task.cancel()
+            backend.tasks.clear()
 
     # -- an operator's orders
 
@@ -175,7 +181,11 @@ class Monitor:
         backend = _Backend(entry.slot, entry.identity, entry.name, Address.parse(entry.address))
         backend.out = cold
         self._backends[entry.slot] = backend
-        check, feedback = self._rule.check, self._rule.feedback
+        self._employ(backend, self._rule)
+
+    def _employ(self, backend: _Backend, rule: Health) -> None:
+        """Whoever is to look after it from now on."""
+        check, feedback = rule.check, rule.feedback
         if check is not None:
             self._watch(backend, check, self._checker(backend, check), _IN_MAINT)
         if feedback is not None and backend.address.kind != "unix":
@@ -215,15 +225,15 @@ class Monitor:
         flags = self._states.flags(backend.slot)
         if flags & Flag.LEAVING:
             return
-        out = bool(flags & _OUT)
-        if out:
+        out, slow_start = bool(flags & _OUT), self._rule.slow_start
+        if out or slow_start is None:
             backend.back_ns = 0
-        elif backend.out and self._rule.slow_start is not None:
+        elif backend.out:
             backend.back_ns = now_ns
         backend.out = out
         share = backend.said_share
-        if backend.back_ns and self._rule.slow_start is not None:
-            part = ramp(self._rule.slow_start, now_ns - backend.back_ns)
+        if backend.back_ns and slow_start is not None:
+            part = ramp(slow_start, now_ns - backend.back_ns)
             share *= part
             if part >= 1.0:
                 backend.back_ns = 0
@@ -231,10 +241,10 @@ class Monitor:
         turn(backend.slot, Flag.SLOW_START, now_ns)
         if share != self._states.current_share(backend.slot):
             self._states.share(backend.slot, share)
-        deadline_ns = backend.drain_by_ns
+        deadline_ns, told_ns = backend.drain_by_ns, self._states.get(backend.slot, "end_by_ns")
         if flags & _DOWN and self._rule.on_down == "reset":
-            deadline_ns = now_ns
-        if bool(deadline_ns) != bool(self._states.get(backend.slot, "end_by_ns")):
+            deadline_ns = min(told_ns or now_ns, now_ns)
+        if deadline_ns != told_ns:
             self._states.end_by(backend.slot, deadline_ns)
         backend.settled = int(self._flags[backend.slot])
 

@@ -18,6 +18,8 @@ from lbd_client import connect, served
 from lbd_supervised import settle, supervised, told
 from lbd_waiting import until
 
+from config.health import SlowStart
+from config.schema import Config
 from lbd.supervisor import Supervisor
 
 Make = Callable[..., Backend]
@@ -217,6 +219,33 @@ async def test_a_drain_ends_what_outlasts_its_deadline_and_ready_takes_it_back(
     await settle(lambda: _given(name) == [4, 8], "both have their share")
     with pytest.raises(KeyError):
         monitor.order("nobody", "drain", 0)
+
+
+async def test_a_deadline_may_be_moved_and_outlives_another_rule_of_health(
+    ordered: tuple[dict[str, Any], Supervisor], clients: contextlib.ExitStack
+) -> None:
+    """Another rule also finds nobody new: who was there from the start keeps the full share."""
+    service, supervisor = ordered
+    name = service["name"]
+    monitor = supervisor.monitor(name)
+    for _ in range(2):
+        clients.enter_context(connect(service))
+    await settle(lambda: _given(name) == [1, 1], "a flow to each")
+    monitor.order("b0", "drain", time.monotonic_ns(), deadline_s=3600)
+    far_ns = ld.state_word(name, "b0", "end_by_ns")
+
+    def with_slow_start(config: Config) -> Config:
+        (one,) = config.services
+        health = one.health.model_copy(update={"slow_start": SlowStart(window_s=600)})
+        return config.model_copy(update={"services": (one.model_copy(update={"health": health}),)})
+
+    await supervisor.edit(with_slow_start)
+    assert ld.state_word(name, "b0", "end_by_ns") == far_ns
+    assert ld.states(name) == {"b0": "drain", "b1": "up"}
+    assert ld.share(name, "b1") == 1.0
+    monitor.order("b0", "drain", time.monotonic_ns(), deadline_s=0)
+    await settle(lambda: ld.totals(name)["withdrawn_total"] == 1, "the new deadline")
+    assert ld.totals(name)["flows"] == 1
 
 
 def _given(name: str) -> list[int]:
