@@ -402,6 +402,8 @@ class Service:
         if step is Step.OTHER:
             self._capacity.release(following)
             block.rows["redispatched_total"][slot] += 1
+            if relay.arrival is not None:
+                relay.arrival.moved(following, now_ns)
             relay.connect(*self.address[following], self.egress)
             return True
         block.rows["retried_total"][slot] += 1
