@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from config.schema import Config
 from lbd.exposition import Exposition, Family
+from lbd.names.metrics import NAME_FAMILIES
 from lbd.state_metrics import STATE_FAMILIES, add_states
 from lbd.version import version
 from shm import layout as lo
@@ -486,6 +487,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
     WEIGHT,
     CONFIGURED,
     *STATE_FAMILIES,
+    *NAME_FAMILIES,
     *(totals.family for totals in SERVICE_TOTALS),
     SERVICE_CURRENT,
     SERVICE_LIMIT,

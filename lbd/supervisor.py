@@ -34,6 +34,7 @@ from lbd.http import HttpServer, metrics_application
 from lbd.listening import Listening
 from lbd.logs import LineWriter
 from lbd.metrics import Metrics
+from lbd.names.metrics import add_names
 from lbd.names.names import Names
 from lbd.readiness import add_readiness
 from lbd.reload_error import ReloadError
@@ -229,6 +230,7 @@ class Supervisor:
 
     def scrape(self, out: Exposition) -> None:
         self._metrics.write(out, self.config, self.regions, self.restarts_total, monotonic_ns())
+        add_names(out, self._names, self.config.services)
 
     def monitor(self, service: str) -> Monitor:
         """The hand on the states of a service's backends. Raises KeyError for a name unknown."""

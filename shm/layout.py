@@ -26,7 +26,7 @@ from typing import Final
 WORD: Final = 8
 PAGE: Final = 4096
 MAGIC: Final = int.from_bytes(b"LBDSHM\0\0", "little")
-VERSION: Final = 2
+VERSION: Final = 3
 MAX_SLOTS: Final = 1024
 MAX_WORKERS: Final = 64
 
@@ -84,6 +84,8 @@ STATES: Final = (
     "downs_total",
     "ejections_total",
     "ejections_refused_total",
+    "feedback_asked_total",
+    "feedback_failed_total",
 )
 STATE: Final = {name: index for index, name in enumerate(STATES)}
 

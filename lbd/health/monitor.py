@@ -303,8 +303,11 @@ class Monitor:
     def _asker(self, backend: _Backend, rule: Feedback) -> Callable[[], Awaitable[int]]:
         async def step() -> int:
             answer = await probe.ask(rule, backend.address)
+            self._states.count(backend.slot, "feedback_asked_total")
             # Silence says nothing: whether the server can be reached is for checks to find out.
-            if answer is not None:
+            if answer is None:
+                self._states.count(backend.slot, "feedback_failed_total")
+            else:
                 self._obey(backend, parse(answer), monotonic_ns())
             return rule.interval_ms
 
