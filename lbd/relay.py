@@ -172,7 +172,8 @@ class Relay:
             flow.look(now_ns)
         age_ns = now_ns - flow.accepted_ns
         if not flow.connected_ns:
-            if age_ns > connect_ns:
+            # Without a backend it pauses before the next attempt.
+            if self.backend is not None and now_ns - self.idle_since_ns > connect_ns:
                 self.fail(Outcome.CONNECT_TIMEOUT)
         elif now_ns - self.idle_since_ns > idle_ns:
             # A client that has asked and got no answer in all that time was failed by the backend.

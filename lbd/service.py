@@ -416,6 +416,7 @@ class Service:
 
         def again() -> None:
             if relay.flow is flow and flow.outcome is None:
+                relay.idle_since_ns = monotonic_ns()
                 relay.connect(*self.address[slot], self.egress)
 
         self.poller.call_later(rule.pause_ms * 1e-3, again)
