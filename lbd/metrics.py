@@ -248,6 +248,7 @@ _PREFACE_REASONS: Final = (
     "preface_timeout",
     "preface_closed",
 )
+_DROPS: Final = ("full", "timeout", "shutdown", "lost")
 SERVICE_TOTALS: Final = (
     Totals.of(
         "lbd_frontend_connections_total", "Connections accepted.", _SERVICE, "accepted_total"
@@ -273,9 +274,9 @@ SERVICE_TOTALS: Final = (
     Totals.of(
         "lbd_frontend_queue_drops_total",
         "Connections closed in the queue, or before it: it was full, they waited too long, the "
-        "balancer stopped.",
+        "balancer stopped, their worker died.",
         (*_SERVICE, "reason"),
-        {f"queue_{reason}_total": (reason,) for reason in ("full", "timeout", "shutdown")},
+        {f"queue_{reason}_total": (reason,) for reason in _DROPS},
     ),
     Totals.of(
         "lbd_frontend_sessions_refused_total",

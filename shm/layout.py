@@ -196,6 +196,7 @@ SCALARS: Final = (
     "queue_full_total",
     "queue_timeout_total",
     "queue_shutdown_total",
+    "queue_lost_total",  # waited in a worker that died
     "retry_refused_total",
 )
 SCALAR: Final = {name: index for index, name in enumerate(SCALARS)}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import select
+import signal
 import socket
 import threading
 import time
@@ -170,6 +172,21 @@ def test_a_stop_ends_those_who_wait(daemon: Start, backend: Make) -> None:
 
 
 # -- orders, given as a runtime interface would
+
+
+def test_those_who_wait_in_a_worker_that_dies_are_counted(daemon: Start, backend: Make) -> None:
+    service = limited([backend(echo).address], 2)
+    name = service["name"]
+    daemon(service)
+    with contextlib.ExitStack() as stack:
+        for _ in range(7):
+            stack.enter_context(connect(service))
+        until(lambda: queued(service) == 5, "all but two wait")
+        with ld.attached(name) as region:
+            os.kill(ld.worker_pids(region)[0], signal.SIGKILL)
+        until(lambda: ld.scalars(name)["queue_lost_total"] == 5, "counted as lost")
+        assert ld.totals(name)["lost_total"] == 2
+        assert queued(service) == 0
 
 
 @pytest.fixture
