@@ -148,7 +148,7 @@ def gathered(store: Path) -> list[Example]:
 
 def imitated(examples: Sequence[Example], seed: int, recurrent: bool) -> Rule:
     settings = replace(IMITATION, seed=seed, recurrent=recurrent)
-    found = train(examples, settings, fresh_parameters(seed), lambda update, loss: None)
+    found = train(examples, settings, fresh_parameters(seed), lambda *_: None)
     return agent_rule("", found, PolicySettings(recurrent=recurrent))
 
 

@@ -26,10 +26,11 @@ from safetensors.numpy import load_file, save_file
 
 from agent.act.network import fresh_parameters
 from agent.learn import checkpoint
+from agent.learn.networks import Actor
 from agent.trust import Envelope
 from testbed.train import refine as refining
 from testbed.train.distribution import scenario
-from testbed.train.imitate import Example, Settings, train
+from testbed.train.imitate import Example, Settings, cost, train
 from testbed.train.rollouts import Sequence as Seen
 from testbed.train.rollouts import holding, record
 from testbed.train.tables import Table, search
@@ -44,6 +45,7 @@ VALIDATION_FROM = 100_000
 class Recipe(BaseModel):
     """What `--config` holds. rounds: of imitation; each sees what the last one's policy saw.
 
+    held: of so many training scenarios one is left out of imitation, and watched on the screen.
     begin: a checkpoint to begin from; null means fresh parameters. refine: soft actor-critic from
     the best round, or from `begin` if there are no rounds; null leaves it out.
     """
@@ -54,6 +56,7 @@ class Recipe(BaseModel):
     validation: int = 60
     table_seeds: int = 2
     rounds: int = 3
+    held: int = 10
     imitate: Settings = Settings()
     begin: Path | None = None
     refine: refining.Settings | None = None
@@ -102,11 +105,14 @@ def run(args: argparse.Namespace) -> int:
         for name, found in scores.items():
             print(f"{name}: {found.log_cost:+.4f} +- {found.error:.4f}", flush=True)
         seen: list[Example] = []
+        watched: list[Example] = []
         parameters: dict[str, Float32] | None = None
         for number in range(recipe.rounds):
             looks = look(recipe, tables, parameters, number, executor)
-            seen += [Example(part, tables[of]) for of, parts in looks.items() for part in parts]
-            parameters = imitate(recipe, store, seen, parameters, number)
+            for of, parts in looks.items():
+                into = watched if of % recipe.held == recipe.held - 1 else seen
+                into += [Example(part, tables[of]) for part in parts]
+            parameters = imitate(recipe, store, seen, watched, parameters, number)
             found = score(parameters, numbers, executor)
             scores[f"round-{number}"] = found
             print(f"round {number}: {found.log_cost:+.4f} +- {found.error:.4f}", flush=True)
@@ -179,6 +185,7 @@ def imitate(
     recipe: Recipe,
     store: Store,
     examples: list[Example],
+    watched: list[Example],
     parameters: dict[str, Float32] | None,
     round_number: int,
 ) -> dict[str, Float32]:
@@ -189,10 +196,12 @@ def imitate(
     losses: list[float] = []
     begin = parameters or first_parameters(recipe)
 
-    def report(update: int, loss: float) -> None:
+    def report(update: int, loss: float, actor: Actor) -> None:
         losses.append(loss)
         if update % 100 == 99:
-            print(f"  update {update + 1}: {np.mean(losses[-100:]):+.4f}", flush=True)
+            held = cost(actor, watched, recipe.imitate) if watched else np.nan
+            lately = np.mean(losses[-100:])
+            print(f"  update {update + 1}: {lately:+.4f}, left out {held:+.4f}", flush=True)
 
     found = train(examples, recipe.imitate, begin, report)
     save_file(found, path)
