@@ -42,6 +42,12 @@ TOTALS: Final = {
     "checks_failed_total": Family(
         "lbd_server_check_failures_total", "counter", "Active checks that failed.", _SERVER
     ),
+    "checks_undone_total": Family(
+        "lbd_server_check_local_errors_total",
+        "counter",
+        "Active checks for which this machine lacked means, of which nothing follows.",
+        _SERVER,
+    ),
     "downs_total": Family(
         "lbd_server_check_up_down_total",
         "counter",

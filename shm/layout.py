@@ -81,6 +81,7 @@ STATES: Final = (
     "check_ns",
     "checks_total",
     "checks_failed_total",
+    "checks_undone_total",  # this machine lacked the means
     "downs_total",
     "ejections_total",
     "ejections_refused_total",

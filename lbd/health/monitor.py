@@ -277,12 +277,23 @@ class Monitor:
 
     def _checker(self, backend: _Backend, rule: Check) -> Callable[[], Awaitable[int]]:
         verdict = Verdict(rule.rise, rule.fall)
+        unable = False
 
         async def step() -> int:
-            started_ns = monotonic_ns()
-            problem = await probe.check(rule, backend.address)
-            now_ns = monotonic_ns()
+            nonlocal unable
             states, slot = self._states, backend.slot
+            started_ns = monotonic_ns()
+            try:
+                problem = await probe.check(rule, backend.address)
+            except OSError as error:
+                # That says nothing of the backend.
+                states.count(slot, "checks_undone_total")
+                if not unable:
+                    self._tell(backend, f"cannot be checked from here: {error.strerror}")
+                unable = True
+                return rule.interval_ms
+            unable = False
+            now_ns = monotonic_ns()
             states.checked(slot, now_ns - started_ns)
             states.count(slot, "checks_total")
             if problem:

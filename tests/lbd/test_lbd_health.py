@@ -132,6 +132,20 @@ def test_checks_have_their_own_port_and_source(daemon: Start, backend: Make) -> 
     in_state(service, b0="down")
 
 
+def test_a_check_that_this_machine_cannot_make_says_nothing_of_the_backend(
+    daemon: Start, backend: Make
+) -> None:
+    """Out of ports, or of descriptors: nobody goes down for that. Here an address is missing."""
+    check = {"interval_ms": 20, "fall": 1, "source": "192.0.2.77"}
+    service = ld.service([backend(echo).address], health={"check": check})
+    one = daemon(service)
+    name = service["name"]
+    until(lambda: ld.state_word(name, "b0", "checks_undone_total") > 5, "some attempts")
+    assert ld.state_word(name, "b0", "checks_failed_total") == 0
+    assert ld.states(name) == {"b0": "up"}
+    assert one.log.count("cannot be checked from here") == 1
+
+
 def test_a_unix_socket_is_checked(daemon: Start, backend: Make, tmp_path: Path) -> None:
     path = str(tmp_path / "backend")
     one = backend(echo, family=socket.AF_UNIX, bind=path)
