@@ -265,6 +265,24 @@ async def test_a_deadline_may_be_moved_and_outlives_another_rule_of_health(
     assert ld.totals(name)["flows"] == 1
 
 
+async def test_a_fault_of_ours_does_not_end_the_supervisors_watch(
+    ordered: tuple[dict[str, Any], Supervisor],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    service, supervisor = ordered
+
+    def fails(now_ns: int) -> None:
+        raise RuntimeError("a fault")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(supervisor.monitor(service["name"]), "tick", fails)
+        await settle(lambda: "a fault" in caplog.text, "the fault told")
+    with ld.attached(service["name"]) as region:
+        beat_ns = region.heartbeat_ns
+        await settle(lambda: region.heartbeat_ns > beat_ns, "a further beat")
+
+
 def _given(name: str) -> list[int]:
     return [int(count) for count in ld.snapshot(name).totals["flows_total"]]
 
