@@ -61,6 +61,7 @@ class _Backend:
     out: bool = False
     back_ns: int = 0  # when its slow start began; 0 while there is none
     said_share: float = 1.0
+    max_flows: int = 0  # as ordered; what the server says of itself goes before it
     drain_by_ns: int = 0
     settled: int = -1  # the flags that all this followed from
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
@@ -94,6 +95,7 @@ class Monitor:
             # What was ordered of it stays, and so does how long it has been there.
             backend = self._backends[slot]
             backend.said_share = 1.0
+            self._states.limit(slot, backend.max_flows)
             self._states.clear(slot, FOUND, now_ns)
             self._settle(backend, now_ns)
             if not backend.tasks:
@@ -138,7 +140,9 @@ class Monitor:
 
     def limit(self, name: str, max_flows: int) -> None:
         """At most so many flows at once; 0 for no limit. Raises KeyError for a name unknown."""
-        self._states.limit(self._named(name).slot, max_flows)
+        backend = self._named(name)
+        backend.max_flows = max_flows
+        self._states.limit(backend.slot, max_flows)
 
     def state(self, name: str) -> str:
         """One of `shm.states.LABELS`. Raises KeyError for a name unknown."""

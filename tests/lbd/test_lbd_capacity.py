@@ -20,7 +20,7 @@ from lbd_client import connect, served
 from lbd_supervised import settle, supervised, told
 from lbd_waiting import until
 
-from config.health import SlowStart
+from config.health import Health, SlowStart
 from config.schema import Config
 from lbd.supervisor import Supervisor
 
@@ -263,6 +263,25 @@ async def test_a_deadline_may_be_moved_and_outlives_another_rule_of_health(
     monitor.order("b0", "drain", time.monotonic_ns(), deadline_s=0)
     await settle(lambda: ld.totals(name)["withdrawn_total"] == 1, "the new deadline")
     assert ld.totals(name)["flows"] == 1
+
+
+async def test_what_a_server_said_counts_no_more_once_it_is_not_asked(backend: Make) -> None:
+    agent = backend(lambda sock: sock.sendall(b"50% maxconn:3\n"))
+    service = limited([backend(echo).address], 7)
+    service["health"] = {"feedback": {"port": agent.sockaddr[1], "interval_ms": 20}}
+    name = service["name"]
+
+    def unasked(config: Config) -> Config:
+        (one,) = config.services
+        return config.model_copy(
+            update={"services": (one.model_copy(update={"health": Health()}),)}
+        )
+
+    async with supervised(service) as supervisor:
+        await settle(lambda: ld.state_word(name, "b0", "max_flows") == 3, "its word")
+        await supervisor.edit(unasked)
+        assert ld.state_word(name, "b0", "max_flows") == 7
+        assert ld.share(name, "b0") == 1.0
 
 
 async def test_a_fault_of_ours_does_not_end_the_supervisors_watch(
