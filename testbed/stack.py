@@ -29,12 +29,16 @@ _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 @dataclass(frozen=True)
 class ServiceSpec:
-    """One service over all backends. `weights` by backend name; None configures 1 for each."""
+    """One service over all backends. `weights` by backend name; None configures 1 for each.
+
+    memory_flows: of `ewma`; None leaves lbd's default.
+    """
 
     name: str
     policy: str
     weights: Mapping[str, float] | None = None
     agent: bool = False
+    memory_flows: int | None = None
 
 
 @dataclass(frozen=True)
@@ -135,22 +139,24 @@ class Stack:
     def _configuration(self) -> dict[str, Any]:
         return {
             "workers": self.spec.workers,
-            "services": [
-                {
-                    "name": self.region_name(service.name),
-                    "listen": f"127.0.0.1:{self.port[service.name]}",
-                    "policy": service.policy,
-                    "weights": "agent" if service.agent else "static",
-                    "backends": [
-                        {
-                            "name": name,
-                            "address": f"127.0.0.1:{self.backend_port[name]}",
-                            "weight": float((service.weights or {}).get(name, 1.0)),
-                        }
-                        for name in self.spec.speeds
-                    ],
-                }
-                for service in self.spec.services
-            ],
+            "services": [self._service(service) for service in self.spec.services],
             "agent": dict(self.spec.agent),
+        }
+
+    def _service(self, service: ServiceSpec) -> dict[str, Any]:
+        memory = service.memory_flows
+        return {
+            "name": self.region_name(service.name),
+            "listen": f"127.0.0.1:{self.port[service.name]}",
+            "policy": service.policy,
+            "weights": "agent" if service.agent else "static",
+            **({} if memory is None else {"ewma": {"memory_flows": memory}}),
+            "backends": [
+                {
+                    "name": name,
+                    "address": f"127.0.0.1:{self.backend_port[name]}",
+                    "weight": float((service.weights or {}).get(name, 1.0)),
+                }
+                for name in self.spec.speeds
+            ],
         }

@@ -24,11 +24,22 @@ TIMEOUT_S = 120.0
 
 METHODS: tuple[ServiceSpec, ...] = (
     ServiceSpec("rr", "rr"),
+    ServiceSpec("ecmp", "ecmp"),
+    ServiceSpec("wrr-true", "wrr", SPEEDS),
+    ServiceSpec("wcmp-true", "wcmp", SPEEDS),
+    ServiceSpec("p2c-true", "p2c", SPEEDS),
     ServiceSpec("lsq", "lsq"),
     ServiceSpec("sed-true", "sed", SPEEDS),
     ServiceSpec("sed-wrong", "sed", WRONG),
+    ServiceSpec("ewma-20", "ewma", memory_flows=20),
     ServiceSpec("ewma", "ewma"),
+    ServiceSpec("ewma-1000", "ewma", memory_flows=1000),
+    ServiceSpec("least_time", "least_time"),
+    ServiceSpec("hcl", "hcl"),
+    ServiceSpec("agent", "sed", agent=True),
 )
+"""All of lbd's rules but `maglev` and `source_hash`: one client address is one backend to them.
+The agent is frozen and has the policy that comes with it."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +54,7 @@ class Setting:
     utilisation: float = 0.75
     mean_work_s: float = 0.06
     run_s: float = 20.0
-    rounds: int = 8
+    rounds: int = 6
     seed: int = 1
     in_service: int = 32
     backlog: int = 1024
@@ -71,4 +82,5 @@ class Setting:
             workers=1,
             in_service=self.in_service,
             backlog=self.backlog,
+            agent={"mode": "frozen"},
         )

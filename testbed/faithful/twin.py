@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from testbed.faithful.live import LiveRun
+from testbed.faithful.live import Floats, Overhead
 from testbed.faithful.setting import TIMEOUT_S, Setting
 from testbed.load.arrivals import Plan
 from testbed.sim import policies
@@ -40,15 +40,15 @@ def scenario(setting: Setting, method: ServiceSpec) -> Scenario:
     )
 
 
-def workload(plan: Plan, lived: LiveRun) -> Workload:
-    """The plan's requests at the times at which they left, with the overhead of the live run."""
+def workload(plan: Plan, sent_s: Floats, overhead: Overhead) -> Workload:
+    """The plan's requests, leaving at sent_s (F,), with the overhead of a live run."""
     assert plan.work_s is not None
-    count, overhead = len(plan), lived.overhead
+    count = len(plan)
     work_s = np.zeros((count, STAGES))
     work_s[:, 0] = plan.work_s
     link_s = np.full(count, overhead.inside_s / 2)
     return Workload(
-        at_s=lived.sent_s(),
+        at_s=sent_s,
         balancer=np.zeros(count, np.int64),
         client=np.zeros(count, np.int64),
         work_s=work_s,
@@ -58,7 +58,15 @@ def workload(plan: Plan, lived: LiveRun) -> Workload:
     )
 
 
-def run(setting: Setting, method: ServiceSpec, plan: Plan, lived: LiveRun, seed: int) -> Result:
-    """One simulated run; the seed breaks ties."""
-    rule = policies.rule(method.policy)
-    return simulate(scenario(setting, method), rule, seed, workload(plan, lived))
+def rule_name(method: ServiceSpec) -> str:
+    """What `testbed.sim.policies.rule` calls it."""
+    if method.agent:
+        return "agent"
+    memory = method.memory_flows
+    return method.policy if memory is None else f"{method.policy}:{memory}"
+
+
+def run(setting: Setting, method: ServiceSpec, requests: Workload, seed: int) -> Result:
+    """One simulated run; the seed breaks ties, and is what random choices come from."""
+    rule = policies.rule(rule_name(method))
+    return simulate(scenario(setting, method), rule, seed, requests)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from league_suite import SUITE_YAML
 
+from testbed.load.trace import read_trace
 from testbed.sim import suites
-from testbed.sim.scenario import Resource, Scenario
+from testbed.sim.scenario import Resource, Scenario, Size
 from testbed.sim.suites import SuiteError
+from testbed.sim.workload import draw_workload
 
 
 def scenarios() -> list[Scenario]:
@@ -176,6 +180,54 @@ def test_held_out_has_what_policies_are_judged_on():
             beside = off[late] / off[present].mean()
             assert beside.max() > 1.5
             assert beside.min() < 0.5
+
+
+def sizes(scenario: Scenario) -> list[Size]:
+    return [size for application in scenario.applications for _, size in application.stages]
+
+
+def changes(scenario: Scenario) -> set[str]:
+    return {event.kind for event in scenario.events}
+
+
+def true_weights(scenario: Scenario) -> bool:
+    return all(server.weight is None for server in scenario.backends)
+
+
+MEANT: dict[str, Callable[[Scenario], bool]] = {
+    "known capacity": lambda s: true_weights(s) and not s.events,
+    "wrong weights": lambda s: len({server.weight for server in s.backends}) > 1,
+    "hidden speeds": lambda s: {server.weight for server in s.backends} == {1.0},
+    "changing capacity": lambda s: changes(s) == {"speed"},
+    "many balancers": lambda s: s.balancers >= 4 and len(s.backends) >= 12,
+    "heavy tails": lambda s: max(size.cv for size in sizes(s)) >= 2.0,
+    "bimodal pages": lambda s: any(size.heavy_share for size in sizes(s)),
+    "replay": lambda s: s.arrivals.trace is not None and all(size.values_s for size in sizes(s)),
+    "bursts": lambda s: s.arrivals.burst_ratio > 1.0,
+    "overload": lambda s: max(factor for _, factor in s.arrivals.profile) > 1.0,
+    "churn": lambda s: changes(s) in ({"fail", "recover"}, {"add", "remove"}),
+}
+
+
+@pytest.mark.parametrize("kind", MEANT)
+def test_every_held_out_scenario_has_what_its_kind_is_named_for(kind):
+    of_kind = [s for s in suites.load(suites.find("held-out")).scenarios if s.kind == kind]
+    assert of_kind
+    assert [s.name for s in of_kind if not MEANT[kind](s)] == []
+
+
+def test_replay_has_the_traces_times_and_the_recorded_sizes():
+    suite = suites.load(suites.find("held-out")).scenarios
+    (replay,) = (scenario for scenario in suite if scenario.kind == "replay")
+    flows, again = draw_workload(replay, 0), draw_workload(replay, 1)
+    np.testing.assert_array_equal(flows.at_s, again.at_s)
+    trace = read_trace(replay.arrivals.trace)
+    gaps = np.diff(trace.planned_s) * (trace.rate_per_s / replay.rate_per_s())
+    np.testing.assert_allclose(np.diff(flows.at_s[: len(trace)]), gaps, atol=1e-9)
+    (size,) = sizes(replay)
+    recorded = np.array(size.values_s) * size.mean_s / np.mean(size.values_s)
+    drawn = np.unique(flows.work_s[:, 0])
+    np.testing.assert_allclose(drawn, np.unique(recorded))
 
 
 def test_papers_has_their_setups():

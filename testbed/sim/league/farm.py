@@ -20,9 +20,6 @@ from testbed.sim.league.match import Failure, Figures, Match, play
 Played = tuple[Match, tuple[Figures | Failure, ...]]
 Farm = Callable[[Sequence[Match]], Iterator[Played]]
 
-_RAY_AHEAD = 4
-"""Matches handed to the cluster at once, a core."""
-
 
 class FarmError(RuntimeError):
     """The matches cannot be played there; the message says why."""
@@ -65,7 +62,9 @@ def _be_led(parent_pid: int) -> None:
 def cluster(address: str) -> Farm:
     """A Ray cluster, `auto` or host:port, whose nodes have this very version installed.
 
-    Raises FarmError without ray, without the cluster, or if a node's simulator is another.
+    It gets as many matches at once as it has cores: what it has is in play, and is handed out when
+    a match raises or Ctrl-C comes, as `here` does. Raises FarmError without ray, without the
+    cluster, or if a node's simulator is another.
     """
     try:
         import ray
@@ -79,15 +78,25 @@ def cluster(address: str) -> Farm:
             raise FarmError(f"no Ray cluster at {address}: {error}") from error
         try:
             remote = ray.remote(num_cpus=1)(_play_same).remote
+            cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
             waiting = iter(matches)
-            ahead = _RAY_AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
-            running = {remote(match, engine_digest()): match for match in islice(waiting, ahead)}
-            while running:
-                (done, *_), _ = ray.wait(list(running), num_returns=1)
-                match = running.pop(done)
-                yield match, ray.get(done)
-                for following in islice(waiting, 1):
-                    running[remote(following, engine_digest())] = following
+            running = {remote(match, engine_digest()): match for match in islice(waiting, cores)}
+            try:
+                while running:
+                    (done, *_), _ = ray.wait(list(running), num_returns=1)
+                    match, played = running.pop(done), ray.get(done)
+                    for following in islice(waiting, 1):
+                        running[remote(following, engine_digest())] = following
+                    yield match, played
+            except (Exception, KeyboardInterrupt, SystemExit):
+                for reference, match in running.items():
+                    # Of several errors the first is raised.
+                    try:
+                        played = ray.get(reference)
+                    except Exception:
+                        continue
+                    yield match, played
+                raise
         finally:
             ray.shutdown()
 
