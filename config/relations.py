@@ -54,6 +54,7 @@ def clashes(config: object) -> list[Clash]:
         found += _repeated(addresses, "address in its service")
         found += _loops(addresses, listens)
         found += _mixed(addresses, _address(service.get("listen")))
+        found += _other_families(_sources(loc, service), addresses)
     return found
 
 
@@ -110,6 +111,32 @@ def _mixed(backends: list[tuple[Loc, Address]], listen: Address | None) -> Itera
         if listen and (backend.kind == "udp") != (listen.kind == "udp"):
             form = "udp:host:port" if listen.kind == "udp" else "no udp:host:port"
             yield Clash(loc, backend, f"{form}, for the service listens on {listen}")
+
+
+def _sources(loc: Loc, service: dict[str, object]) -> Iterator[tuple[Loc, object]]:
+    """Where connections to the backends come from: of flows, of checks, of feedback."""
+    health = service.get("health")
+    of_health = health if isinstance(health, dict) else {}
+    for section, key, where in (
+        (service.get("source"), "address", ("source", "address")),
+        (of_health.get("check"), "source", ("health", "check", "source")),
+        (of_health.get("feedback"), "source", ("health", "feedback", "source")),
+    ):
+        if isinstance(section, dict):
+            yield (*loc, *where), section.get(key)
+
+
+def _other_families(
+    sources: Iterable[tuple[Loc, object]], backends: list[tuple[Loc, Address]]
+) -> Iterator[Clash]:
+    for loc, source in sources:
+        for local in _literals(source) if isinstance(source, str) else ():
+            for backend_loc, backend in backends:
+                versions = {target.version for target in _literals(backend.host)}
+                if versions and local.version not in versions:
+                    expected = f"an address of the family of {dotted(backend_loc)}, {backend}"
+                    yield Clash(loc, source, expected)
+                    break
 
 
 def _loops(

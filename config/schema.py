@@ -344,6 +344,13 @@ class Service(Section):
             raise ValueError(f"a check with a port, for checks connect by TCP, and {_DATAGRAMS}")
         return health
 
+    @field_validator("queue")
+    @classmethod
+    def _datagrams_do_not_wait(cls, queue: Queue, info: ValidationInfo) -> Queue:
+        if _datagrams(info) and queue != Queue():
+            raise ValueError(f"none, for datagrams do not wait for a backend, and {_DATAGRAMS}")
+        return queue
+
     @field_validator("responses")
     @classmethod
     def _only_datagrams_are_counted(cls, responses: int | None, info: ValidationInfo) -> int | None:

@@ -17,6 +17,7 @@ import numpy as np
 
 from config.schema import Config
 from lbd.exposition import Exposition, Family
+from lbd.names.metrics import NAME_FAMILIES
 from lbd.process_metrics import PROCESS_FAMILIES, Process, add_process
 from lbd.state_metrics import STATE_FAMILIES, add_states
 from lbd.version import version
@@ -246,6 +247,7 @@ _PREFACE_REASONS: Final = (
     "preface_timeout",
     "preface_closed",
 )
+_DROPS: Final = ("full", "timeout", "shutdown", "lost")
 SERVICE_TOTALS: Final = (
     Totals.of(
         "lbd_frontend_connections_total", "Connections accepted.", _SERVICE, "accepted_total"
@@ -271,9 +273,9 @@ SERVICE_TOTALS: Final = (
     Totals.of(
         "lbd_frontend_queue_drops_total",
         "Connections closed in the queue, or before it: it was full, they waited too long, the "
-        "balancer stopped.",
+        "balancer stopped, their worker died.",
         (*_SERVICE, "reason"),
-        {f"queue_{reason}_total": (reason,) for reason in ("full", "timeout", "shutdown")},
+        {f"queue_{reason}_total": (reason,) for reason in _DROPS},
     ),
     Totals.of(
         "lbd_frontend_sessions_refused_total",
@@ -486,6 +488,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
     WEIGHT,
     CONFIGURED,
     *STATE_FAMILIES,
+    *NAME_FAMILIES,
     *(totals.family for totals in SERVICE_TOTALS),
     SERVICE_CURRENT,
     SERVICE_LIMIT,

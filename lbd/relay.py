@@ -24,7 +24,7 @@ from typing import Any, Final
 from lbd.edge.arrival import Arrival
 from lbd.flow import Flow, Outcome
 from lbd.poller import ERROR, HANGUP, READ, WRITE, Poller
-from lbd.sockets import peer_name, sockaddr_name
+from lbd.sockets import OWN_LIMITS, peer_name, sockaddr_name
 
 READ_BYTES: Final = 65536
 _ROUNDS: Final = 16
@@ -42,14 +42,8 @@ _SHORT: Final = 2048
 _short: Final = tuple(_buffer[:count] for count in range(_SHORT))
 
 
-# What this machine lacks for a connection: no fault of the backend's.
-_OWN_LIMITS: Final = frozenset(
-    (errno.EADDRNOTAVAIL, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-)
-
-
 def _connect_outcome(error: int | None) -> Outcome:
-    if error in _OWN_LIMITS:
+    if error in OWN_LIMITS:
         return Outcome.LOCAL_FAILED
     # A refusal is ECONNREFUSED; this one was accepted and reset before we looked.
     return Outcome.BACKEND_RESET if error == errno.ECONNRESET else Outcome.CONNECT_FAILED
@@ -172,7 +166,8 @@ class Relay:
             flow.look(now_ns)
         age_ns = now_ns - flow.accepted_ns
         if not flow.connected_ns:
-            if age_ns > connect_ns:
+            # Without a backend it pauses before the next attempt.
+            if self.backend is not None and now_ns - self.idle_since_ns > connect_ns:
                 self.fail(Outcome.CONNECT_TIMEOUT)
         elif now_ns - self.idle_since_ns > idle_ns:
             # A client that has asked and got no answer in all that time was failed by the backend.

@@ -38,26 +38,34 @@ class RetryBudget:
     """Bounds retries, so that many failures at once do not multiply the load (a retry storm).
 
     In any window of about WINDOW_S seconds: `share` of the flows, and `per_s` a second besides. It
-    is asked at retries only, and looks at the flows by their counter: flows that succeed cost
-    nothing.
+    looks at the flows by their counter, in `look` once a second or oftener: a flow that succeeds
+    costs nothing.
     """
 
     def __init__(self, share: float, per_s: float) -> None:
-        self.share = share
-        self.per_s = per_s
-        self._marks: deque[list[int]] = deque()  # (second, flows at its first retry, retries)
+        self.bound(share, per_s)
+        self._marks: deque[list[int]] = deque()  # (second, flows at its first look, retries)
 
-    def allows(self, now_ns: int, flows_total: int) -> bool:
-        """Whether one more retry is within the budget."""
+    def bound(self, share: float, per_s: float) -> None:
+        """Another budget from now on; what was spent stays spent."""
+        self._share = share
+        self._per_s = per_s
+
+    def look(self, now_ns: int, flows_total: int) -> None:
+        """So many flows there have been."""
         second = now_ns // _SECOND_NS
         marks = self._marks
         while marks and marks[0][0] <= second - WINDOW_S:
             marks.popleft()
         if not marks or marks[-1][0] != second:
             marks.append([second, flows_total, 0])
-        flows = flows_total - marks[0][1]
-        retries = sum(mark[2] for mark in marks)
-        return retries + 1 <= self.share * flows + self.per_s * WINDOW_S
+
+    def allows(self, now_ns: int, flows_total: int) -> bool:
+        """Whether one more retry is within the budget."""
+        self.look(now_ns, flows_total)
+        flows = flows_total - self._marks[0][1]
+        retries = sum(mark[2] for mark in self._marks)
+        return retries + 1 <= self._share * flows + self._per_s * WINDOW_S
 
     def spend(self) -> None:
         """Count the retry that was just allowed."""

@@ -95,6 +95,7 @@ class Service:
         self._end_by_ns: dict[int, int] = {}
         self._limited = False
         self._waiting = WaitingRoom()
+        self._budget = RetryBudget(config.retry.budget, config.retry.budget_per_s)
         self._queued = 0
         self._serving = False
         self._measure = MEASURES[config.load]
@@ -135,7 +136,7 @@ class Service:
         queue, retry = config.queue, config.retry
         workers = self.region.layout.workers
         self._waiting.bound(-(-queue.size // workers), queue.timeout_ms * 1_000_000)
-        self._budget = RetryBudget(retry.budget, retry.budget_per_s)
+        self._budget.bound(retry.budget, retry.budget_per_s)
         self._log_flows(config.flow_log)
 
         timeouts = config.timeouts
@@ -239,14 +240,19 @@ class Service:
         relay.connect(*self.address[slot], self.egress)
 
     def dispatch(self, peer: object, now_ns: int, tried: tuple[int, ...] = ()) -> Flow | None:
-        """A new flow that cannot wait, on a backend with room that was not `tried`; or None."""
+        """A new flow that cannot wait, on a backend with room that was not `tried`, for one more
+        attempt within the budget; or None."""
         policy = self._in_force
         key = _key(peer) if policy.uses_key else 0
         limited = self._limited or bool(tried)
+        if tried and not self._affords(now_ns):
+            return None
         slot = self._claim(now_ns, key, tried) if limited else policy.choose(now_ns, key)
         if slot == NONE:
             self.block.count("no_backend_total")
             return None
+        if tried:
+            self._budget.spend()
         self.last_slot = slot
         flow = self._flow(self._ledger, slot, now_ns)
         if self._ledger.log:
@@ -257,6 +263,7 @@ class Service:
 
     def check(self, now_ns: int) -> None:
         """Limits and byte counts of all open flows."""
+        self._budget.look(now_ns, self._accepted())
         for relay in list(self.relays):
             if self._slow and self._slow.judge(relay.flow, relay.carried()[0], now_ns):
                 relay.abort(Outcome.SLOW_CLIENT)
@@ -393,8 +400,7 @@ class Service:
         step = next_step(rule, relay.tried)
         if step is Step.NONE:
             return False
-        if not self._budget.allows(now_ns, block.scalars[lo.SCALAR["accepted_total"]]):
-            block.count("retry_refused_total")
+        if not self._affords(now_ns):
             return False
         following = self._other(relay, now_ns) if step is Step.OTHER else slot
         if following == NONE:
@@ -409,16 +415,29 @@ class Service:
         if step is Step.OTHER:
             self._capacity.release(following)
             block.rows["redispatched_total"][slot] += 1
+            if relay.arrival is not None:
+                relay.arrival.moved(following, now_ns)
             relay.connect(*self.address[following], self.egress)
             return True
         block.rows["retried_total"][slot] += 1
 
         def again() -> None:
             if relay.flow is flow and flow.outcome is None:
+                relay.idle_since_ns = monotonic_ns()
                 relay.connect(*self.address[slot], self.egress)
 
         self.poller.call_later(rule.pause_ms * 1e-3, again)
         return True
+
+    def _accepted(self) -> int:
+        return self.block.scalars[lo.SCALAR["accepted_total"]]
+
+    def _affords(self, now_ns: int) -> bool:
+        """Whether the budget has one more attempt; counted where not."""
+        if self._budget.allows(now_ns, self._accepted()):
+            return True
+        self.block.count("retry_refused_total")
+        return False
 
     def _other(self, relay: Relay, now_ns: int) -> int:
         """A claimed place at a backend that has not failed this flow."""

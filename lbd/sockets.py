@@ -16,6 +16,11 @@ from config.address import Address
 
 BACKLOG: Final = 4096
 
+OWN_LIMITS: Final = frozenset(
+    (errno.EADDRNOTAVAIL, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+)
+"""What this machine lacks for a connection: no fault of whom it was to."""
+
 
 class ListenError(Exception):
     """An address cannot be listened on; the message names it and the reason.

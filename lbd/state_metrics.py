@@ -12,7 +12,7 @@ from typing import Final
 from lbd.exposition import Exposition, Family
 from shm import layout as lo
 from shm.region import Region, SlotEntry
-from shm.states import LABELS, label, state_rows
+from shm.states import LABELS, UNHEALTHY, label, state_rows
 from shm.worker import scalars_view
 
 _SERVER: Final = ("service", "backend")
@@ -42,6 +42,12 @@ TOTALS: Final = {
     "checks_failed_total": Family(
         "lbd_server_check_failures_total", "counter", "Active checks that failed.", _SERVER
     ),
+    "checks_undone_total": Family(
+        "lbd_server_check_local_errors_total",
+        "counter",
+        "Active checks for which this machine lacked means, of which nothing follows.",
+        _SERVER,
+    ),
     "downs_total": Family(
         "lbd_server_check_up_down_total",
         "counter",
@@ -60,6 +66,15 @@ TOTALS: Final = {
         "Ejections left undone because max_ejected were out already.",
         _SERVER,
     ),
+    "feedback_asked_total": Family(
+        "lbd_server_agent_checks_total", "counter", "Questions to the server's agent.", _SERVER
+    ),
+    "feedback_failed_total": Family(
+        "lbd_server_agent_check_failures_total",
+        "counter",
+        "Questions to the server's agent without an answer in time: its last word stays.",
+        _SERVER,
+    ),
 }
 QUEUE: Final = Family(
     "lbd_frontend_current_queue",
@@ -67,7 +82,22 @@ QUEUE: Final = Family(
     "Flows that wait for a backend with room.",
     ("service",),
 )
-STATE_FAMILIES: Final = (STATUS, USABLE, SHARE, LIMIT, CHECK_TIME, *TOTALS.values(), QUEUE)
+PANIC: Final = Family(
+    "lbd_frontend_panic",
+    "gauge",
+    "Whether backends found ill are in use because fewer than panic_below are healthy.",
+    ("service",),
+)
+STATE_FAMILIES: Final = (
+    STATUS,
+    USABLE,
+    SHARE,
+    LIMIT,
+    CHECK_TIME,
+    *TOTALS.values(),
+    QUEUE,
+    PANIC,
+)
 
 
 def add_states(out: Exposition, services: Sequence[tuple[Region, Sequence[SlotEntry]]]) -> None:
@@ -81,6 +111,8 @@ def add_states(out: Exposition, services: Sequence[tuple[Region, Sequence[SlotEn
     out.add(CHECK_TIME, [(one.at, one.word["check_ns"] * 1e-9) for one in checked])
     for row, family in TOTALS.items():
         out.add(family, [(one.at, one.word[row]) for one in seen])
+    panic = {one.at[0] for one in seen if one.usable and one.word["flags"] & UNHEALTHY}
+    out.add(PANIC, [((one.service,), int(one.service in panic)) for one, _ in services])
     out.add(QUEUE, [((region.service,), _queued(region)) for region, _ in services])
 
 

@@ -34,6 +34,7 @@ from lbd.http import HttpServer, Refused, metrics_application
 from lbd.listening import Listening
 from lbd.logs import LineWriter
 from lbd.metrics import Metrics
+from lbd.names.metrics import add_names
 from lbd.names.names import Names
 from lbd.process_metrics import Process
 from lbd.readiness import add_readiness
@@ -57,7 +58,8 @@ READY_S: Final = 20.0
 """New workers that do not serve by then are given up, and the old ones stay."""
 CHECK_S: Final = 20.0
 AGAIN_S: Final = 1.0
-"""Until a worker that has not confirmed a configuration is told again."""
+"""Until a worker that has not confirmed a configuration is told again; until what failed is tried
+again."""
 
 
 def _http_differs(before: Config, after: Config) -> bool:
@@ -247,6 +249,7 @@ class Supervisor:
             http_silent_total=self._refused.silent_total,
         )
         self._metrics.write(out, self.config, self.regions, process, monotonic_ns())
+        add_names(out, self._names, self.config.services)
 
     def monitor(self, service: str) -> Monitor:
         """The hand on the states of a service's backends. Raises KeyError for a name unknown."""
@@ -505,11 +508,19 @@ class Supervisor:
                     self._manager.be_patient(None)
                 self._inherited.end(graceful=True)
             self._manager.beat(now_ns, self._status)
-            self.fleet.look_after(now_ns)
-            for backends in self.backends:
-                backends.monitor.tick(now_ns)
-                backends.let_go()
+            try:
+                self._look_after(now_ns)
+            except Exception:
+                # A fault of ours must not leave workers and backends unwatched.
+                log.critical("workers and backends cannot be looked after", exc_info=True)
+                await asyncio.sleep(AGAIN_S)
             await asyncio.sleep(BEAT_S)
+
+    def _look_after(self, now_ns: int) -> None:
+        self.fleet.look_after(now_ns)
+        for backends in self.backends:
+            backends.monitor.tick(now_ns)
+            backends.let_go()
 
     def _status(self) -> str:
         """One line for the service manager."""

@@ -26,7 +26,7 @@ from typing import Final
 WORD: Final = 8
 PAGE: Final = 4096
 MAGIC: Final = int.from_bytes(b"LBDSHM\0\0", "little")
-VERSION: Final = 2
+VERSION: Final = 3
 MAX_SLOTS: Final = 1024
 MAX_WORKERS: Final = 64
 
@@ -81,9 +81,12 @@ STATES: Final = (
     "check_ns",
     "checks_total",
     "checks_failed_total",
+    "checks_undone_total",  # this machine lacked the means
     "downs_total",
     "ejections_total",
     "ejections_refused_total",
+    "feedback_asked_total",
+    "feedback_failed_total",
 )
 STATE: Final = {name: index for index, name in enumerate(STATES)}
 
@@ -194,6 +197,7 @@ SCALARS: Final = (
     "queue_full_total",
     "queue_timeout_total",
     "queue_shutdown_total",
+    "queue_lost_total",  # waited in a worker that died
     "retry_refused_total",
     "log_lines_dropped_total",  # of the process, in the block of its first service
 )

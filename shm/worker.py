@@ -155,9 +155,11 @@ def retire(region: Region, worker: int) -> None:
     kept_histograms[same] += histograms_view(region, worker)[same]
     open_flows = cache[lo.ROW["flows"]].view("<f8").astype(np.uint64)
     kept[lo.ROW["lost_total"], same] += open_flows[same]
+    scalars = scalars_view(region, worker)
     for name in lo.SCALARS:
         if name.endswith("_total"):
-            kept_scalars[lo.SCALAR[name]] += scalars_view(region, worker)[lo.SCALAR[name]]
+            kept_scalars[lo.SCALAR[name]] += scalars[lo.SCALAR[name]]
+    kept_scalars[lo.SCALAR["queue_lost_total"]] += scalars[lo.SCALAR["queued"]]
     _empty(region, worker)
     words[lo.H_EPOCH] += 1
 

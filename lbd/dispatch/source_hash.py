@@ -23,7 +23,11 @@ and weights are equal; then the one with most room is taken."""
 
 
 class SourceHash(Maglev):
-    """bound: more than 1. Weights as configured."""
+    """bound: more than 1. Weights as configured.
+
+    A share is of the bound, not of the table: who starts slowly has all of its clients, and passes
+    on what is more than its part of the flows.
+    """
 
     name = "source_hash"
 
@@ -33,9 +37,10 @@ class SourceHash(Maglev):
 
     def refresh(self) -> None:
         super().refresh()
-        weight = self.load.weight[self.load.usable]
+        usable = self.load.usable
+        part = self.load.weight[usable] * self.load.share[usable]
         self._part = np.zeros(self.load.slots)
-        self._part[self.load.usable] = weight / weight.sum()
+        self._part[usable] = part / part.sum()
 
     def choose(self, now_ns: int, key: int) -> int:
         usable = self.load.usable

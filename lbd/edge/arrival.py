@@ -26,7 +26,7 @@ class Arrival:
     destination: where it was made to, None for where it was accepted. place: its source's entry
     among the limits. recalled: the slot where the source was before. greeting: what its backend
     gets before the client's first byte. handover: of the service that it is for, set when that is
-    known; the three calls below go to it.
+    known; the four calls below go to it.
     """
 
     __slots__ = (
@@ -73,6 +73,9 @@ class Arrival:
 
     def given(self, slot: int, now_ns: int) -> None:
         self.handover.given(self, slot, now_ns)
+
+    def moved(self, slot: int, now_ns: int) -> None:
+        self.handover.moved(self, slot, now_ns)
 
     def ended(self, slot: int, now_ns: int) -> None:
         self.handover.ended(self, slot, now_ns)

@@ -53,21 +53,24 @@ class Handover:
         """A flow to `slot` begins."""
         if slot == arrival.recalled:
             self._count("stick_hits_total")
-        self._remember(arrival, slot, now_ns)
+        self.moved(arrival, slot, now_ns)
         if self._proxy_out is not None:
             arrival.greeting = greeting(self._proxy_out, arrival, self._local(arrival))
 
+    def moved(self, arrival: Arrival, slot: int, now_ns: int) -> None:
+        """It goes on at `slot`."""
+        if self._stick is not None and arrival.stick_key is not None:
+            self._lost(self._stick.remember(arrival.stick_key, slot, now_ns))
+
     def ended(self, arrival: Arrival, slot: int, now_ns: int) -> None:
         """It is over, or with NONE never began."""
-        if slot != NONE:
-            self._remember(arrival, slot, now_ns)
+        if slot != NONE and self._stick is not None and arrival.stick_key is not None:
+            self._lost(self._stick.prolong(arrival.stick_key, slot, now_ns))
         if self._sources is not None:
             self._sources.leave(arrival.place)
 
-    def _remember(self, arrival: Arrival, slot: int, now_ns: int) -> None:
-        if self._stick is None or arrival.stick_key is None:
-            return
-        if self._stick.remember(arrival.stick_key, slot, now_ns):
+    def _lost(self, another: bool) -> None:
+        if another:
             self._count("stick_forgotten_total")
 
     def _local(self, arrival: Arrival) -> Endpoint:

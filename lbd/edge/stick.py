@@ -38,13 +38,23 @@ class Stick:
 
     def recall(self, key: int, usable: Container[int], now_ns: int) -> int:
         """The slot that the source had last; NONE if that is too long ago, or not usable."""
-        newest = max(self._table.all(key), key=lambda entry: entry[USED_NS], default=None)
+        newest = self._newest(key)
         if newest is None or now_ns - newest[USED_NS] > self._expiry_ns:
             return NONE
         slot = newest[_SLOT]
         if slot not in usable or self._identity_of(slot) != newest[_IDENTITY]:
             return NONE
         return slot
+
+    def prolong(self, key: int, slot: int, now_ns: int) -> bool:
+        """`remember`, unless the source has been given to another backend since."""
+        newest = self._newest(key)
+        if newest is not None and newest[_IDENTITY] != self._identity_of(slot):
+            return False
+        return self.remember(key, slot, now_ns)
+
+    def _newest(self, key: int) -> tuple[int, ...] | None:
+        return max(self._table.all(key), key=lambda entry: entry[USED_NS], default=None)
 
     def remember(self, key: int, slot: int, now_ns: int) -> bool:
         """True where another source had to be forgotten before its time."""

@@ -61,6 +61,7 @@ class _Backend:
     out: bool = False
     back_ns: int = 0  # when its slow start began; 0 while there is none
     said_share: float = 1.0
+    max_flows: int = 0  # as ordered; what the server says of itself goes before it
     drain_by_ns: int = 0
     settled: int = -1  # the flags that all this followed from
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
@@ -86,13 +87,19 @@ class Monitor:
             return
         first, self._rule = self._rule is None, rule
         self.close()
-        self._backends.clear()
-        self._followed = b""
-        for slot in self._slots():
-            self._states.clear(slot, FOUND, now_ns)
+        known = set(self._backends)
         self._states.panic_below = rule.panic_below
         self._ejector = Ejector(rule.passive) if rule.passive else None
         self._follow(now_ns, cold=not first)
+        for slot in known & set(self._backends):
+            # What was ordered of it stays, and so does how long it has been there.
+            backend = self._backends[slot]
+            backend.said_share = 1.0
+            self._states.limit(slot, backend.max_flows)
+            self._states.clear(slot, FOUND, now_ns)
+            self._settle(backend, now_ns)
+            if not backend.tasks:
+                self._employ(backend, rule)
 
     def tick(self, now_ns: int) -> None:
         """Follow the backends that come and go, the flows' news, and the clock."""
@@ -108,6 +115,7 @@ class Monitor:
         for backend in self._backends.values():
             for task in backend.tasks:
                 task.cancel()
+            backend.tasks.clear()
 
     # -- an operator's orders
 
@@ -132,7 +140,9 @@ class Monitor:
 
     def limit(self, name: str, max_flows: int) -> None:
         """At most so many flows at once; 0 for no limit. Raises KeyError for a name unknown."""
-        self._states.limit(self._named(name).slot, max_flows)
+        backend = self._named(name)
+        backend.max_flows = max_flows
+        self._states.limit(backend.slot, max_flows)
 
     def state(self, name: str) -> str:
         """One of `shm.states.LABELS`. Raises KeyError for a name unknown."""
@@ -175,7 +185,11 @@ class Monitor:
         backend = _Backend(entry.slot, entry.identity, entry.name, Address.parse(entry.address))
         backend.out = cold
         self._backends[entry.slot] = backend
-        check, feedback = self._rule.check, self._rule.feedback
+        self._employ(backend, self._rule)
+
+    def _employ(self, backend: _Backend, rule: Health) -> None:
+        """Whoever is to look after it from now on."""
+        check, feedback = rule.check, rule.feedback
         if check is not None:
             self._watch(backend, check, self._checker(backend, check), _IN_MAINT)
         if feedback is not None and backend.address.kind != "unix":
@@ -215,15 +229,15 @@ class Monitor:
         flags = self._states.flags(backend.slot)
         if flags & Flag.LEAVING:
             return
-        out = bool(flags & _OUT)
-        if out:
+        out, slow_start = bool(flags & _OUT), self._rule.slow_start
+        if out or slow_start is None:
             backend.back_ns = 0
-        elif backend.out and self._rule.slow_start is not None:
+        elif backend.out:
             backend.back_ns = now_ns
         backend.out = out
         share = backend.said_share
-        if backend.back_ns and self._rule.slow_start is not None:
-            part = ramp(self._rule.slow_start, now_ns - backend.back_ns)
+        if backend.back_ns and slow_start is not None:
+            part = ramp(slow_start, now_ns - backend.back_ns)
             share *= part
             if part >= 1.0:
                 backend.back_ns = 0
@@ -231,10 +245,10 @@ class Monitor:
         turn(backend.slot, Flag.SLOW_START, now_ns)
         if share != self._states.current_share(backend.slot):
             self._states.share(backend.slot, share)
-        deadline_ns = backend.drain_by_ns
+        deadline_ns, told_ns = backend.drain_by_ns, self._states.get(backend.slot, "end_by_ns")
         if flags & _DOWN and self._rule.on_down == "reset":
-            deadline_ns = now_ns
-        if bool(deadline_ns) != bool(self._states.get(backend.slot, "end_by_ns")):
+            deadline_ns = min(told_ns or now_ns, now_ns)
+        if deadline_ns != told_ns:
             self._states.end_by(backend.slot, deadline_ns)
         backend.settled = int(self._flags[backend.slot])
 
@@ -267,12 +281,23 @@ class Monitor:
 
     def _checker(self, backend: _Backend, rule: Check) -> Callable[[], Awaitable[int]]:
         verdict = Verdict(rule.rise, rule.fall)
+        unable = False
 
         async def step() -> int:
-            started_ns = monotonic_ns()
-            problem = await probe.check(rule, backend.address)
-            now_ns = monotonic_ns()
+            nonlocal unable
             states, slot = self._states, backend.slot
+            started_ns = monotonic_ns()
+            try:
+                problem = await probe.check(rule, backend.address)
+            except OSError as error:
+                # That says nothing of the backend.
+                states.count(slot, "checks_undone_total")
+                if not unable:
+                    self._tell(backend, f"cannot be checked from here: {error.strerror}")
+                unable = True
+                return rule.interval_ms
+            unable = False
+            now_ns = monotonic_ns()
             states.checked(slot, now_ns - started_ns)
             states.count(slot, "checks_total")
             if problem:
@@ -293,8 +318,11 @@ class Monitor:
     def _asker(self, backend: _Backend, rule: Feedback) -> Callable[[], Awaitable[int]]:
         async def step() -> int:
             answer = await probe.ask(rule, backend.address)
+            self._states.count(backend.slot, "feedback_asked_total")
             # Silence says nothing: whether the server can be reached is for checks to find out.
-            if answer is not None:
+            if answer is None:
+                self._states.count(backend.slot, "feedback_failed_total")
+            else:
                 self._obey(backend, parse(answer), monotonic_ns())
             return rule.interval_ms
 

@@ -15,6 +15,7 @@ from typing import Final
 from config.address import Address
 from config.health import Check, Feedback, Probe
 from lbd.health.feedback import MAX_BYTES as FEEDBACK_BYTES
+from lbd.sockets import OWN_LIMITS
 from lbd.wire.proxy import OF_NOBODY
 
 Done = Callable[[bytes], bool]
@@ -24,7 +25,10 @@ _STATUS: Final = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])[ \r\n]")
 
 
 async def check(rule: Check, address: Address) -> str:
-    """Why the backend at `address` failed, `""` if it passed."""
+    """Why the backend at `address` failed, `""` if it passed.
+
+    Raises OSError where it was not tried, for this machine lacks the means (`OWN_LIMITS`).
+    """
     if rule.port is not None and address.kind != "unix":
         address = Address("tcp", address.host, rule.port)
     try:
@@ -33,6 +37,8 @@ async def check(rule: Check, address: Address) -> str:
     except TimeoutError:
         return f"no answer in {rule.timeout_ms} ms"
     except OSError as error:
+        if error.errno in OWN_LIMITS:
+            raise
         return error.strerror or str(error)
 
 

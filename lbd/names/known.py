@@ -25,10 +25,12 @@ class Found:
 
 @dataclass(frozen=True)
 class Answer:
-    """At least one address, and for how long that holds."""
+    """At least one address, and for how long that holds. whole: nothing it depends on was left
+    unanswered; where not, there may be more addresses than these."""
 
     found: Sequence[Found]
     ttl_s: float
+    whole: bool = True
 
 
 class Known:
@@ -43,14 +45,21 @@ class Known:
         self._backend = backend
         self._taken = frozenset(taken)
         self._names: dict[Address, str] = dict(former._names) if former is not None else {}
+        self._share: dict[Address, float] = dict(former._share) if former is not None else {}
         self.backends: tuple[Backend, ...] = ()
 
     def take(self, answer: Answer) -> bool:
-        """True where it changed something. Beyond `dns.max`, who was there before goes first."""
+        """True where it changed something. Beyond `dns.max`, who was there before goes first.
+
+        An answer that is not whole adds addresses and takes none away.
+        """
         assert self._backend.dns is not None
         share = {found.address: found.share for found in answer.found}
+        if not answer.whole:
+            share = {**self._share, **share}
         order = sorted(share, key=lambda address: (address not in self._names, str(address)))
         kept = order[: self._backend.dns.max]
+        self._share = {address: share[address] for address in kept}
         self._names = {a: name for a, name in self._names.items() if a in kept}
         for address in kept:
             if address not in self._names:

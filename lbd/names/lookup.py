@@ -25,8 +25,17 @@ MAX_TARGETS: Final = 64
 """Of an SRV answer; each is a question of its own."""
 
 
+# What a nameserver says that knows there is nothing: NXDOMAIN, and an empty answer.
+_NOTHING: Final = frozenset((aiodns.error.ARES_ENOTFOUND, aiodns.error.ARES_ENODATA))
+
+
 class LookupFailed(Exception):
-    """There is no usable answer; the message says why."""
+    """There is no usable answer; the message says why. told: a nameserver said that there is none,
+    as against silence and errors."""
+
+    def __init__(self, reason: str, told: bool) -> None:
+        super().__init__(reason)
+        self.told = told
 
 
 class Lookup:
@@ -70,19 +79,20 @@ class _Question:
                 host, family=family, port=port, type=socket.SOCK_STREAM
             )
         except DNSError as error:
-            raise LookupFailed(_reason(host, error)) from None
+            raise _failed(host, error) from None
         nodes = _counted(result.nodes, self._dns)
         if not nodes:
-            raise LookupFailed(f"{host} has no address")
+            raise LookupFailed(f"{host} has no address", told=True)
         found = [Address(self._kind, _host(node), port) for node in nodes]
         return list(dict.fromkeys(found)), float(min(node.ttl for node in nodes))
 
     async def services(self, name: str) -> Answer:
-        """RFC 2782: of the lowest priority; what cannot be resolved is left out."""
+        """RFC 2782: of the lowest priority. A target without an address is left out; where nobody
+        said so, the answer is not whole."""
         try:
             result = await self._resolver.query_dns(name, "SRV")
         except DNSError as error:
-            raise LookupFailed(_reason(name, error)) from None
+            raise _failed(name, error) from None
         records = [
             (record.ttl, record.data)
             for record in result.answer
@@ -99,8 +109,10 @@ class _Question:
         heaviest = max((data.weight for _, data in records), default=0)
         found: dict[Address, Found] = {}
         ttls_s: list[float] = []
+        whole = True
         for (record_ttl_s, data), answer in zip(records, answers, strict=True):
             if isinstance(answer, LookupFailed):
+                whole = whole and answer.told
                 continue
             if isinstance(answer, BaseException):
                 raise answer
@@ -110,12 +122,13 @@ class _Question:
             share = max(data.weight, 1) / max(heaviest, 1)
             found.update({address: Found(address, share) for address in addresses})
         if not found:
-            raise LookupFailed(f"{name} has no service with an address")
-        return Answer(list(found.values()), min(ttls_s))
+            raise LookupFailed(f"{name} has no service with an address", told=whole)
+        return Answer(list(found.values()), min(ttls_s), whole)
 
 
 def _counted(nodes: Iterable[pycares.AddrInfoNode], dns: Dns) -> Sequence[pycares.AddrInfoNode]:
-    nodes = list(nodes)
+    # 0.0.0.0 is a filter's way to say that there is nothing; a connection to it reaches ourselves.
+    nodes = [node for node in nodes if not ipaddress.ip_address(_host(node)).is_unspecified]
     if dns.family != "either":
         return nodes
     return [node for node in nodes if node.family == socket.AF_INET] or nodes
@@ -126,5 +139,5 @@ def _host(node: pycares.AddrInfoNode) -> str:
     return str(ipaddress.ip_address(host.decode() if isinstance(host, bytes) else host))
 
 
-def _reason(name: str, error: DNSError) -> str:
-    return f"cannot resolve {name}: {error.args[-1]}"
+def _failed(name: str, error: DNSError) -> LookupFailed:
+    return LookupFailed(f"cannot resolve {name}: {error.args[-1]}", told=error.args[0] in _NOTHING)

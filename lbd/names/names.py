@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
@@ -32,7 +33,10 @@ class _Key(NamedTuple):
 
 class Names:
     """`on_change()` is awaited when a name stands for other addresses than before; where it
-    returns False, they could not be taken over yet, and it is called again later."""
+    returns False, they could not be taken over yet, and it is called again later.
+
+    lookups_total, failures_total: by service, questions asked and those without a usable answer.
+    """
 
     def __init__(self, on_change: Callable[[], Awaitable[bool]]) -> None:
         self._on_change = on_change
@@ -40,8 +44,8 @@ class Names:
         self._known: dict[_Key, Known] = {}
         self._due_s: dict[_Key, float] = {}
         self._watches: dict[_Key, asyncio.Task[None]] = {}
-        self.lookups_total = 0
-        self.failures_total = 0
+        self.lookups_total: Counter[str] = Counter()
+        self.failures_total: Counter[str] = Counter()
 
     async def prepare(self, config: Config) -> None:
         """Ask for all names of `config` that are not known yet. Raises OSError naming one that has
@@ -95,12 +99,12 @@ class Names:
         """Whether it changed. Raises LookupFailed, and what is known stays."""
         assert key.backend.dns is not None
         every_s = key.backend.dns.every_s
-        self.lookups_total += 1
+        self.lookups_total[key.service] += 1
         self._due_s[key] = min(every_s, AGAIN_S)
         try:
             answer = await self._lookup.ask(key.backend.address, key.backend.dns)
         except LookupFailed:
-            self.failures_total += 1
+            self.failures_total[key.service] += 1
             raise
         self._due_s[key] = max(MIN_S, min(answer.ttl_s, every_s))
         return known.take(answer)
@@ -112,16 +116,18 @@ class Names:
             await asyncio.sleep(self._due_s[key])
             try:
                 changed = await self._ask(key, known) or changed
+                failing = False
+                if changed:
+                    told = ", ".join(str(backend.address) for backend in known.backends)
+                    log.info("service %s: %s is %s", key.service, key.backend.address.host, told)
+                    changed = not await self._on_change()
             except LookupFailed as error:
                 if not failing:
                     log.warning("service %s: %s; the last addresses stay", key.service, error)
                 failing = True
-                continue
-            failing = False
-            if changed:
-                told = ", ".join(str(backend.address) for backend in known.backends)
-                log.info("service %s: %s is %s", key.service, key.backend.address.host, told)
-                changed = not await self._on_change()
+            except Exception:
+                # A fault of ours must not leave the name unwatched.
+                log.critical("%s cannot be looked up", key.backend.address.host, exc_info=True)
 
 
 def _keys(config: Config) -> list[_Key]:

@@ -11,7 +11,7 @@ counted, as a router would. The table is bounded; who comes when it is full is d
 Nobody says when a session is over. With `responses` it is when every datagram has had so many
 answers, otherwise when it has been idle; one that got an answer has completed then. A backend whose
 port is unreachable has failed the session; while it had no answer yet, its first datagram goes to
-another backend.
+another backend, to as many and within the same budget as flows of connections (`retry`).
 """
 
 from __future__ import annotations
@@ -35,8 +35,6 @@ _ROUNDS: Final = 64
 """Datagrams in a row before other flows have their turn."""
 HELD_BYTES: Final = 2048
 """A first datagram of up to so many bytes is kept for another backend, until there is an answer."""
-REDISPATCHES: Final = 2
-"""How often it is given to another."""
 LINGER_NS: Final = 1_000_000_000
 """How long a stopping service waits for answers under way: less than the next one's bind does."""
 
@@ -127,8 +125,12 @@ class Sessions:
         """A session that begins with `data`; `tried` are slots that have failed it already."""
         now_ns = monotonic_ns()
         flow = self.service.dispatch(key[0], now_ns, tried)
+        if tried and flow is None:
+            self.dropped[tried[-1]] += 1
         if flow is None:
             return
+        if tried:
+            self.service.block.count("sessions_redispatched_total")
         family, address = self.service.address[flow.slot]
         try:
             sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
@@ -156,10 +158,9 @@ class Sessions:
 
     def again(self, key: Key, slot: int, data: list[bytes], tried: tuple[int, ...]) -> None:
         """Give what `slot`, the last of those tried, did not get to another backend."""
-        if not data or self.closed_ns or len(tried) == REDISPATCHES:
+        if self.closed_ns or len(tried) >= self.service.config.retry.others:
             self.dropped[slot] += len(data)
             return
-        self.service.block.count("sessions_redispatched_total")
         for datagram in data:
             session = self._table.get(key)
             if session is None:

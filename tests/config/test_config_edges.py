@@ -125,6 +125,33 @@ def test_services_may_share_an_address_where_names_tell_them_apart(tmp_path: Pat
     assert said(tmp_path, WEB + SECOND + "    sni: [api.example.org]\n") == []
 
 
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ("source: {address: SOURCE}", "source.address"),
+        ("health: {check: {source: SOURCE}}", "health.check.source"),
+        ("health: {feedback: {port: 9, source: SOURCE}}", "health.feedback.source"),
+    ],
+)
+def test_a_source_is_of_the_family_of_the_backends(tmp_path: Path, line: str, key: str) -> None:
+    more = "      - {name: b, address: BACKEND}\n"
+    for source, backend, fits in (
+        ('"::1"', '"[::1]:9"', False),  # the first backend's family is another
+        ('"::1"', "127.0.0.1:9", False),
+        ("127.0.0.1", "127.0.0.1:9", True),
+        ("127.0.0.1", "unix:/run/b", True),
+        ("127.0.0.1", "web.example:9", True),
+        ("127.0.0.1", '"[::1]:9"', False),
+    ):
+        found = said(
+            tmp_path,
+            WEB + more.replace("BACKEND", backend) + f"    {line.replace('SOURCE', source)}\n",
+        )
+        assert len(found) == (0 if fits else 1)
+        assert all(f"services[0].{key}: found " in problem for problem in found)
+        assert all("an address of the family of services[0].backends[" in one for one in found)
+
+
 def test_services_at_one_address_without_names_clash(tmp_path: Path) -> None:
     (problem,) = said(tmp_path, WEB + SECOND)
     assert "services[1].listen" in problem

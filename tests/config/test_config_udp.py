@@ -8,6 +8,7 @@ import pytest
 
 from config.address import Address
 from config.load import ConfigError, load
+from config.schema import Config
 
 BOTH = """\
 services:
@@ -104,3 +105,11 @@ def test_datagrams_are_checked_at_a_port_of_their_own(tmp_path: Path) -> None:
     assert ported.health.check is not None
     with pytest.raises(ConfigError, match=r"services\[1\].health: found .* expected a check with"):
         load(write(tmp_path, text + "    health: {check: {}}\n"))
+
+
+def test_datagrams_do_not_wait_in_a_queue(tmp_path: Path) -> None:
+    text = BOTH.format(**USUAL)
+    config = load(write(tmp_path, text))
+    assert Config.model_validate(config.model_dump(mode="json")) == config
+    with pytest.raises(ConfigError, match=r"services\[1\].queue: found .* expected none, for"):
+        load(write(tmp_path, text + "    queue: {size: 5}\n"))

@@ -17,10 +17,12 @@ from dnslib.server import BaseResolver, DNSLogger, DNSServer
 
 @dataclass
 class Zone(BaseResolver):  # type: ignore[misc]
-    """Records by (name, type); a name without any does not exist."""
+    """Records by (name, type); a name without any does not exist. SERVFAIL is all that is said of
+    the names in `failing`, and while `broken` of all."""
 
     records: dict[tuple[str, int], list[Any]] = field(default_factory=dict)
     broken: bool = False
+    failing: set[str] = field(default_factory=set)
     asked: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -42,7 +44,7 @@ class Zone(BaseResolver):  # type: ignore[misc]
         name = str(request.q.qname).rstrip(".")
         with self.lock:
             self.asked += 1
-            if self.broken:
+            if self.broken or name in self.failing:
                 reply.header.rcode = RCODE.SERVFAIL
                 return reply
             if not any(known_name == name for known_name, _ in self.records):

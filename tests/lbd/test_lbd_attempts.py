@@ -61,6 +61,15 @@ def test_a_budget_comes_back_with_time_and_with_flows() -> None:
     assert _take(budget, (WINDOW_S + 1) * S, 4)
 
 
+def test_flows_before_the_first_failure_count_and_a_new_bound_forgives_nothing() -> None:
+    budget = RetryBudget(0.2, 0.0)
+    for second in range(100):
+        budget.look(second * S, 10 * second)
+    assert [_take(budget, 100 * S, 1000) for _ in range(20)].count(True) == 18, "of the last 90"
+    budget.bound(0.5, 0.0)
+    assert [_take(budget, 100 * S, 1000) for _ in range(50)].count(True) == 45 - 18
+
+
 def _take(budget: RetryBudget, now_ns: int, flows: int) -> bool:
     allowed = budget.allows(now_ns, flows)
     if allowed:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import select
+import signal
 import socket
 import threading
 import time
@@ -18,6 +20,8 @@ from lbd_client import connect, served
 from lbd_supervised import settle, supervised, told
 from lbd_waiting import until
 
+from config.health import Health, SlowStart
+from config.schema import Config
 from lbd.supervisor import Supervisor
 
 Make = Callable[..., Backend]
@@ -170,6 +174,21 @@ def test_a_stop_ends_those_who_wait(daemon: Start, backend: Make) -> None:
 # -- orders, given as a runtime interface would
 
 
+def test_those_who_wait_in_a_worker_that_dies_are_counted(daemon: Start, backend: Make) -> None:
+    service = limited([backend(echo).address], 2)
+    name = service["name"]
+    daemon(service)
+    with contextlib.ExitStack() as stack:
+        for _ in range(7):
+            stack.enter_context(connect(service))
+        until(lambda: queued(service) == 5, "all but two wait")
+        with ld.attached(name) as region:
+            os.kill(ld.worker_pids(region)[0], signal.SIGKILL)
+        until(lambda: ld.scalars(name)["queue_lost_total"] == 5, "counted as lost")
+        assert ld.totals(name)["lost_total"] == 2
+        assert queued(service) == 0
+
+
 @pytest.fixture
 def clients() -> Iterator[contextlib.ExitStack]:
     with contextlib.ExitStack() as stack:
@@ -217,6 +236,70 @@ async def test_a_drain_ends_what_outlasts_its_deadline_and_ready_takes_it_back(
     await settle(lambda: _given(name) == [4, 8], "both have their share")
     with pytest.raises(KeyError):
         monitor.order("nobody", "drain", 0)
+
+
+async def test_a_deadline_may_be_moved_and_outlives_another_rule_of_health(
+    ordered: tuple[dict[str, Any], Supervisor], clients: contextlib.ExitStack
+) -> None:
+    """Another rule also finds nobody new: who was there from the start keeps the full share."""
+    service, supervisor = ordered
+    name = service["name"]
+    monitor = supervisor.monitor(name)
+    for _ in range(2):
+        clients.enter_context(connect(service))
+    await settle(lambda: _given(name) == [1, 1], "a flow to each")
+    monitor.order("b0", "drain", time.monotonic_ns(), deadline_s=3600)
+    far_ns = ld.state_word(name, "b0", "end_by_ns")
+
+    def with_slow_start(config: Config) -> Config:
+        (one,) = config.services
+        health = one.health.model_copy(update={"slow_start": SlowStart(window_s=600)})
+        return config.model_copy(update={"services": (one.model_copy(update={"health": health}),)})
+
+    await supervisor.edit(with_slow_start)
+    assert ld.state_word(name, "b0", "end_by_ns") == far_ns
+    assert ld.states(name) == {"b0": "drain", "b1": "up"}
+    assert ld.share(name, "b1") == 1.0
+    monitor.order("b0", "drain", time.monotonic_ns(), deadline_s=0)
+    await settle(lambda: ld.totals(name)["withdrawn_total"] == 1, "the new deadline")
+    assert ld.totals(name)["flows"] == 1
+
+
+async def test_what_a_server_said_counts_no_more_once_it_is_not_asked(backend: Make) -> None:
+    agent = backend(lambda sock: sock.sendall(b"50% maxconn:3\n"))
+    service = limited([backend(echo).address], 7)
+    service["health"] = {"feedback": {"port": agent.sockaddr[1], "interval_ms": 20}}
+    name = service["name"]
+
+    def unasked(config: Config) -> Config:
+        (one,) = config.services
+        return config.model_copy(
+            update={"services": (one.model_copy(update={"health": Health()}),)}
+        )
+
+    async with supervised(service) as supervisor:
+        await settle(lambda: ld.state_word(name, "b0", "max_flows") == 3, "its word")
+        await supervisor.edit(unasked)
+        assert ld.state_word(name, "b0", "max_flows") == 7
+        assert ld.share(name, "b0") == 1.0
+
+
+async def test_a_fault_of_ours_does_not_end_the_supervisors_watch(
+    ordered: tuple[dict[str, Any], Supervisor],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    service, supervisor = ordered
+
+    def fails(now_ns: int) -> None:
+        raise RuntimeError("a fault")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(supervisor.monitor(service["name"]), "tick", fails)
+        await settle(lambda: "a fault" in caplog.text, "the fault told")
+    with ld.attached(service["name"]) as region:
+        beat_ns = region.heartbeat_ns
+        await settle(lambda: region.heartbeat_ns > beat_ns, "a further beat")
 
 
 def _given(name: str) -> list[int]:

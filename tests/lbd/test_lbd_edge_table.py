@@ -185,6 +185,22 @@ def test_a_source_is_recalled_by_all_workers_until_it_expires(tables: Tables) ->
     assert first.recall(key, [1, 2], 12 * SECOND) == 1, "the newest word counts"
 
 
+def test_the_end_of_an_old_flow_takes_nobody_back(tables: Tables) -> None:
+    """A long flow may outlast its backend's drain, while its source goes on elsewhere."""
+    identities = {1: 11, 2: 12}
+    first, second = (Stick(StickConfig(), t, identities.__getitem__) for t in tables(2, 64))
+    key = first.key(client(1))
+    assert key is not None
+    first.remember(key, 1, SECOND)
+    first.prolong(key, 1, 2 * SECOND)
+    second.remember(key, 2, 3 * SECOND)
+    first.prolong(key, 1, 4 * SECOND)
+    assert first.recall(key, [1, 2], 5 * SECOND) == 2
+    first.prolong(key, 2, 6 * SECOND)
+    identities[2] = 13
+    assert second.recall(key, [1, 2], 7 * SECOND) == NONE
+
+
 def test_who_gets_the_slot_later_is_somebody_else(tables: Tables) -> None:
     identities = {1: 11}
     (one,) = tables(1, 64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,20 @@ def test_checks_have_their_own_port_and_source(daemon: Start, backend: Make) -> 
     assert ask(service) == b"ping"
     checked.close()
     in_state(service, b0="down")
+
+
+def test_a_check_that_this_machine_cannot_make_says_nothing_of_the_backend(
+    daemon: Start, backend: Make
+) -> None:
+    """Out of ports, or of descriptors: nobody goes down for that. Here an address is missing."""
+    check = {"interval_ms": 20, "fall": 1, "source": "192.0.2.77"}
+    service = ld.service([backend(echo).address], health={"check": check})
+    one = daemon(service)
+    name = service["name"]
+    until(lambda: ld.state_word(name, "b0", "checks_undone_total") > 5, "some attempts")
+    assert ld.state_word(name, "b0", "checks_failed_total") == 0
+    assert ld.states(name) == {"b0": "up"}
+    assert one.log.count("cannot be checked from here") == 1
 
 
 def test_a_unix_socket_is_checked(daemon: Start, backend: Make, tmp_path: Path) -> None:
@@ -325,6 +340,30 @@ def test_where_all_fail_no_more_than_the_share_is_ejected(daemon: Start) -> None
     assert sorted(ld.states(service["name"]).values()) == ["ejected", "ejected", "up", "up"]
 
 
+def test_where_nearly_all_are_found_ill_all_are_used_and_that_is_told(
+    daemon: Start, backend: Make
+) -> None:
+    """The checks' port is the wrong one, the backends are well."""
+    check = {"interval_ms": 20, "port": 1}
+    service = ld.service(
+        [backend(echo).address, backend(echo).address],
+        policy="rr",
+        health={"check": check, "panic_below": 0.5},
+    )
+    metrics = f"127.0.0.1:{ld.free_port()}"
+    daemon(service, metrics=metrics)
+
+    def panic() -> str:
+        with urllib.request.urlopen(f"http://{metrics}/metrics", timeout=20) as page:
+            lines = page.read().decode().splitlines()
+        return next(line[-1] for line in lines if line.startswith("lbd_frontend_panic{"))
+
+    in_state(service, b0="down", b1="down")
+    until(lambda: panic() == "1", "a panic")
+    assert ld.usable(service["name"]) == {"b0", "b1"}
+    assert [ask(service) for _ in range(4)] == [b"ping"] * 4
+
+
 # -- feedback
 
 
@@ -366,6 +405,8 @@ def test_a_server_may_speak_for_itself(
         until(lambda s=state: ld.usable(name) == ({"b0"} if s == "up" else set()), text.decode())
     said[0] = b"25% maxconn:3\n"
     until(lambda: ld.share(name, "b0") == 0.25, "its share")
+    assert ld.state_word(name, "b0", "feedback_asked_total") > 10
+    assert ld.state_word(name, "b0", "feedback_failed_total") == 0
     until(lambda: ld.state_word(name, "b0", "max_flows") == 3, "its limit")
     said[0] = b"100%, maxconn:0\n"
     until(lambda: ld.share(name, "b0") == 1.0, "its full share")
@@ -381,6 +422,7 @@ def test_an_agent_that_cannot_be_asked_changes_nothing(daemon: Start, backend: M
         beat_ns = region.heartbeat_ns
         until(lambda: region.heartbeat_ns > beat_ns + 300_000_000, "some attempts")
     assert ld.states(service["name"]) == {"b0": "up"}
+    assert ld.state_word(service["name"], "b0", "feedback_failed_total") > 0
     assert ask(service) == b"ping"
 
 

@@ -226,6 +226,38 @@ def test_a_source_stays_with_its_backend_whatever_the_policy_says(
     assert counted(service, "stick_hits_total") == 64
 
 
+def test_a_source_stays_where_its_flow_went_when_a_backend_failed(
+    daemon: Start, backend: Make
+) -> None:
+    """From the further attempt on, not only from the end of the flow."""
+    service = ld.service(
+        [backend(named(name)).address for name in (b"a", b"b")] + [f"127.0.0.1:{ld.free_port()}"],
+        policy="rr",
+        proxy_in=TRUST,
+        stick={},
+        health={"passive": None},
+    )
+    daemon(service)
+
+    def redispatched(connected: int) -> int:
+        """So far, once so many flows are connected."""
+        until(lambda: ld.totals(service["name"])["connected_total"] == connected, "connected")
+        return ld.totals(service["name"])["redispatched_total"]
+
+    with contextlib.ExitStack() as stack:
+        first = {}
+        for n in range(12):
+            sock = stack.enter_context(from_source(service, f"10.0.0.{n}"))
+            first[n] = answered(sock)
+        failed = redispatched(12)
+        assert failed > 0
+        for n in range(12):
+            with from_source(service, f"10.0.0.{n}") as sock:
+                assert answered(sock) == first[n]
+        assert redispatched(24) == failed
+    assert counted(service, "stick_hits_total") == 12
+
+
 def test_a_remembered_source_expires(daemon: Start, backend: Make) -> None:
     service = ld.service(
         [backend(named(name)).address for name in (b"a", b"b")],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
+import urllib.request
 from collections.abc import Callable
 from typing import Any
 
@@ -20,8 +22,10 @@ from lbd_zone import Zone
 from config.address import Address
 from config.names import Dns, Resolver
 from config.schema import Backend as BackendConfig
+from config.schema import Config
 from lbd.names.known import Answer, Found, Known
-from lbd.names.lookup import Lookup
+from lbd.names.lookup import Lookup, LookupFailed
+from lbd.names.names import Names
 
 Make = Callable[..., Backend]
 Start = Callable[..., ld.Daemon]
@@ -61,6 +65,18 @@ def test_beyond_the_bound_who_was_there_goes_first() -> None:
     one.take(answer(5, 6))
     assert not one.take(answer(1, 2, 5, 6))
     assert set(named(one).values()) == {"10.0.0.5", "10.0.0.6"}
+
+
+def test_an_answer_that_is_not_whole_takes_nobody_away() -> None:
+    one = known(most=3)
+    one.take(answer(1, 2))
+    before = named(one)
+    assert not one.take(Answer(answer(1).found, 1.0, whole=False))
+    assert named(one) == before
+    assert one.take(Answer(answer(3).found, 1.0, whole=False))
+    assert len(named(one)) == 3
+    one.take(answer(3))
+    assert len(named(one)) == 1
 
 
 def test_a_reconfigured_name_keeps_the_names_of_its_addresses() -> None:
@@ -134,13 +150,63 @@ async def test_what_is_found_is_of_the_kind_that_was_named(
         assert [str(one.address) for one in told.found] == [found]
 
 
+async def test_a_target_that_nobody_answers_for_makes_the_answer_less_than_whole(
+    zone: tuple[Zone, dict[str, Any]],
+) -> None:
+    """As against one that does not exist, or that has the address of nobody."""
+    records, resolver = zone
+    records.set("here.test", "127.0.0.1", "0.0.0.0")
+    lookup = Lookup(Resolver.model_validate({**resolver, "tries": 1}))
+    targets = {"here.test": True, "absent.test": True, "broken.test": False}
+    records.failing.add("broken.test")
+    for at in range(2, 4):
+        named = list(targets)[:at]
+        records.records["_web._tcp.test", QTYPE.SRV] = [SRV(1, 1, 80, name) for name in named]
+        told = await lookup.ask(Address.parse("_web._tcp.test:1"), Dns(kind="srv"))
+        assert [str(one.address) for one in told.found] == ["127.0.0.1:80"]
+        assert told.whole == all(targets[name] for name in named)
+    records.set("nobody.test", "0.0.0.0", "::")
+    with pytest.raises(LookupFailed):
+        await lookup.ask(Address.parse("nobody.test:80"), Dns())
+
+
+async def test_a_fault_of_ours_does_not_end_the_watch(
+    zone: tuple[Zone, dict[str, Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    records, resolver = zone
+    records.set("web.test", "127.0.0.1")
+    service = dns_service("web.test", 80)
+    config = Config.model_validate({"services": [service], "resolver": resolver})
+    told = asyncio.Event()
+    calls = 0
+
+    async def changed() -> bool:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise RuntimeError("a fault")
+        told.set()
+        return True
+
+    names = Names(changed)
+    await names.prepare(config)
+    names.follow(config)
+    records.set("web.test", "127.0.0.2")
+    await asyncio.wait_for(told.wait(), 60)
+    await names.close()
+    assert "a fault" in caplog.text
+    assert names.lookups_total[service["name"]] >= 3
+    assert not names.failures_total
+
+
 def test_addresses_come_and_go_and_flows_stay(
     daemon: Start, zone: tuple[Zone, dict[str, Any]], servers: tuple[int, dict[str, str]]
 ) -> None:
     records, resolver = zone
     records.set("web.test", "127.0.0.1", "127.0.0.2")
     service = dns_service("web.test", servers[0])
-    one = daemon(service, workers=2, resolver=resolver)
+    metrics = f"127.0.0.1:{ld.free_port()}"
+    one = daemon(service, workers=2, resolver=resolver, metrics=metrics)
     assert answering(service) == "ab"
     with connect(service) as held:
         assert held.recv(1) in b"ab"
@@ -166,6 +232,11 @@ def test_addresses_come_and_go_and_flows_stay(
         held.sendall(b"y")
         assert held.recv(1) == b"y"
     assert "the last addresses stay" in one.log
+    with urllib.request.urlopen(f"http://{metrics}/metrics", timeout=20) as page:
+        told = dict(line.rsplit(" ", 1) for line in page.read().decode().splitlines())
+    assert (
+        float(told[f'lbd_frontend_name_lookup_failures_total{{service="{service["name"]}"}}']) > 0
+    )
 
 
 def test_a_service_record_tells_ports_and_weights(

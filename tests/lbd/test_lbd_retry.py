@@ -115,11 +115,18 @@ def test_an_early_half_close_goes_along(daemon: Start, backend: Make, nobody: st
                 assert read_all(sock) == body[:size]
 
 
-def test_the_same_backend_is_tried_again_after_a_pause(daemon: Start, backend: Make) -> None:
-    """A server that restarts: it is back before the client has lost patience."""
+@pytest.mark.parametrize("pause_ms", [50, 400])
+def test_the_same_backend_is_tried_again_after_a_pause(
+    daemon: Start, backend: Make, pause_ms: int
+) -> None:
+    """A server that restarts: it is back before the client has lost patience. The pause is no
+    part of the time that connecting may take."""
     port = ld.free_port()
     service = ld.service(
-        [f"127.0.0.1:{port}"], health=OFF, retry={"same": 10, "others": 0, "pause_ms": 50}
+        [f"127.0.0.1:{port}"],
+        health=OFF,
+        retry={"same": 10, "others": 0, "pause_ms": pause_ms},
+        timeouts={"connect_ms": 200},
     )
     daemon(service)
     with connect(service) as sock:
@@ -129,6 +136,7 @@ def test_the_same_backend_is_tried_again_after_a_pause(daemon: Start, backend: M
         assert read_exactly(sock, 7) == b"hold on"
     found = served(service["name"], 1)
     assert found["connect_failed_total"] == found["retried_total"] > 0
+    assert found["connect_timeout_total"] == 0
 
 
 def test_attempts_are_bounded_by_the_rule(daemon: Start) -> None:

@@ -55,6 +55,20 @@ def test_what_one_backend_cannot_take_is_spread_over_the_others() -> None:
     assert {policy.choose(0, key) for key in keys} == {3}, "and they come back"
 
 
+def test_a_share_bounds_the_flows_and_moves_no_client_of_another_backend() -> None:
+    draw = Random(3)
+    load = Load.of([0.0] * 4)
+    policy = SourceHash(load)
+    idle = [policy.choose(0, key) for key in range(500)]
+    load.share[1] = 0.1
+    policy.refresh()
+    assert [policy.choose(0, key) for key in range(500)] == idle
+    for total in range(1, 400):
+        load.flows[0][policy.choose(0, draw.getrandbits(32))] += 1
+        assert load.flows[0][1] <= ceil(1.25 * total * 0.1 / 3.1)
+    assert load.flows[0].min() == load.flows[0][1] > 0
+
+
 def test_a_backend_that_goes_moves_no_other_ones_clients_but_a_few() -> None:
     load = Load.of([0.0] * 10)
     policy = SourceHash(load)

@@ -273,6 +273,24 @@ def test_where_all_are_gone_it_is_tried_a_few_times(daemon: Start, gone: Callabl
     assert sorted(seen.tolist()) == [0, 0, 1, 1, 1]
 
 
+@pytest.mark.parametrize(
+    ("retry", "attempts"),
+    [({"others": 4}, 5), ({"others": 0}, 1), ({"budget": 0.0, "budget_per_s": 0.1}, 2)],
+)
+def test_attempts_are_as_many_as_the_rule_and_its_budget_say(
+    daemon: Start, gone: Callable[[], str], retry: dict[str, float], attempts: int
+) -> None:
+    service = udp_service([gone() for _ in range(6)], retry=retry, health={"passive": None})
+    name = service["name"]
+    daemon(service)
+    with client(service) as sock:
+        sock.send(b"anybody?")
+        until(lambda: ld.totals(name)["datagrams_dropped_total"] == 1, "it was given up")
+    assert ld.totals(name)["flows_total"] == attempts
+    assert ld.scalars(name)["sessions_redispatched_total"] == attempts - 1
+    assert ld.scalars(name)["retry_refused_total"] == ("budget" in retry)
+
+
 def test_a_backend_that_goes_in_the_midst_hands_its_clients_on(daemon: Start, serve: Serve) -> None:
     backends = [serve(), serve()]
     service = udp_service([b.address for b in backends], policy="rr")
