@@ -8,12 +8,16 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from functools import partial
 
 from agent.commands import UnknownCommandError, find
 from agent.learn.checkpoint import CheckpointError
 from agent.live import run
 from config.exit_codes import EXIT_CONFIG, EXIT_OK, EXIT_RUNTIME, EXIT_USAGE
 from config.load import ConfigError, load
+from config.schema import Config
+
+log = logging.getLogger(__name__)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,15 +38,22 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--config", required=True, metavar="FILE", help="the daemon's own file")
     arguments = parser.parse_args(given)
+    read = partial(load, arguments.config)
     try:
-        config = load(arguments.config)
+        config = read()
     except ConfigError as error:
         print(error, file=sys.stderr)
         return EXIT_CONFIG
     logging.basicConfig(level=logging.INFO, format="%(asctime)s lbd-agent %(message)s")
-    try:
-        run(config)
-    except CheckpointError as error:
-        print(f"lbd-agent: {error}; the daemon goes on with its fallback", file=sys.stderr)
-        return EXIT_RUNTIME
+    following: Config | None = config
+    former: Config | None = None
+    while following is not None:
+        try:
+            former, following = following, run(following, read=read)
+        except CheckpointError as error:
+            if former is None:
+                print(f"lbd-agent: {error}; the daemon goes on with its fallback", file=sys.stderr)
+                return EXIT_RUNTIME
+            log.error("not reloaded: %s", error)
+            former, following = None, former
     return EXIT_OK

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -29,6 +29,7 @@ from agent.learn.process import LearnerProcess
 from agent.policies import SHIPPED
 from agent.settings import AgentSettings, LearnSettings, PolicySettings, ProcessSettings
 from agent.trust import Envelope, Monitor, TrustSettings
+from config.load import ConfigError
 from config.relations import DEFAULT_SLOTS
 from config.schema import Agent as AgentConfig
 from config.schema import Config
@@ -270,15 +271,22 @@ class ServiceAgent:
             self._learner.close()
 
 
-def run(config: Config, observer: Callable[[str, Decision], None] | None = None) -> None:
-    """Step all services every interval until SIGTERM or SIGINT.
+def run(
+    config: Config,
+    observer: Callable[[str, Decision], None] | None = None,
+    read: Callable[[], Config] | None = None,
+) -> Config | None:
+    """Step all services every interval until SIGTERM or SIGINT; then None.
 
+    After SIGHUP, and if `read` finds another configuration, that one: the caller goes on with it.
     `observer` is told of every decision. Raises CheckpointError before the first step.
     """
-    stop = Event()
+    stop, again = Event(), Event()
     manager = Notifier.of(os.environ)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    if read is not None:
+        signal.signal(signal.SIGHUP, lambda *_: again.set())
     with contextlib.ExitStack() as stack:
         services: dict[str, ServiceAgent] = {}
         for service in config.services:
@@ -289,8 +297,21 @@ def run(config: Config, observer: Callable[[str, Decision], None] | None = None)
         if not services:
             log.warning("no service takes its weights from the agent: nothing to do")
         manager.tell(READY=1)
-        pace(services, config.agent.interval_ms * 1_000_000, stop, observer, manager)
+        for _ in pace(services, config.agent.interval_ms * 1_000_000, stop, observer, manager):
+            if read is None or not again.is_set():
+                continue
+            again.clear()
+            try:
+                found = read()
+            except ConfigError as error:
+                log.error("not reloaded: %s", error)
+                continue
+            if found != config:
+                log.info("reloaded")
+                return found
+            log.info("reloaded: nothing has changed")
         manager.tell(STOPPING=1)
+    return None
 
 
 def pace(
@@ -299,14 +320,18 @@ def pace(
     stop: Event,
     observer: Callable[[str, Decision], None] | None,
     manager: Notifier,
-) -> None:
-    """Steps at fixed times, not after fixed pauses; a step that is missed is not made up for."""
+) -> Iterator[None]:
+    """Steps at fixed times, not after fixed pauses; a step that is missed is not made up for.
+
+    Yields after each round of steps, until `stop`.
+    """
     due_ns = monotonic_ns()
     while not stop.is_set():
         for name, agent in services.items():
             decision = agent.step(monotonic_ns())
             if decision is not None and observer is not None:
                 observer(name, decision)
+        yield
         due_ns += interval_ns
         now_ns = monotonic_ns()
         manager.beat(now_ns, lambda: "; ".join(agent.status() for agent in services.values()))

@@ -317,7 +317,7 @@ class Supervisor:
             self._log_elsewhere(config)
         if before.agent != config.agent:
             log.warning(
-                "the agent's section has changed: it is in force once the agent is restarted"
+                "the agent's section has changed: it is in force once the agent is reloaded, too"
             )
         self.config = config
         self._names.follow(config)

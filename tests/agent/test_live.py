@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from time import monotonic_ns
+from time import monotonic, monotonic_ns, sleep
 from typing import ClassVar
 
 import pytest
@@ -192,7 +193,7 @@ def test_the_learner_takes_as_many_backends_as_the_service_has_slots(
     name, learner, monkeypatch, slots
 ):
     monkeypatch.setattr("agent.live.signal.signal", lambda *_: None)
-    monkeypatch.setattr(live, "pace", lambda *_: None)
+    monkeypatch.setattr(live, "pace", lambda *_: ())
     service = {
         "name": name,
         "listen": "127.0.0.1:9",
@@ -254,3 +255,49 @@ def test_a_wrong_configuration_has_its_own_exit_code(tmp_path):
     ended = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 78
     assert f"{config}:2: agnet" in ended.stderr
+
+
+def test_it_reads_its_file_again_and_a_bad_one_changes_nothing(tmp_path, name):
+    file, log = tmp_path / "lbd.yaml", tmp_path / "log"
+    region = make(name)
+
+    def write(agent: str) -> None:
+        file.write_text(
+            f"""services:
+  - name: {name}
+    listen: "127.0.0.1:9"
+    weights: agent
+    backends: [{{name: a, address: "127.0.0.1:10"}}]
+agent: {{{agent}}}
+"""
+        )
+
+    def told(line: str, times: int = 1) -> None:
+        deadline_s = monotonic() + 60
+        while log.read_text().count(line) < times:
+            assert process.poll() is None, log.read_text()
+            assert monotonic() < deadline_s, f"{line!r} not in {log.read_text()!r}"
+            sleep(0.02)
+
+    write("mode: frozen")
+    argv = [sys.executable, "-m", "agent", "--config", str(file)]
+    with log.open("w") as out, subprocess.Popen(argv, stderr=out) as process:
+        try:
+            told("attached, frozen")
+            process.send_signal(signal.SIGHUP)
+            told("nothing has changed")
+            write("mode: frozen, interval_ms: soon")
+            process.send_signal(signal.SIGHUP)
+            told(f"not reloaded: {file}:6: agent.interval_ms")
+            write("mode: frozen, checkpoint: nowhere.safetensors")
+            process.send_signal(signal.SIGHUP)
+            told("nowhere.safetensors")
+            told("attached, frozen", times=2)
+            write("mode: shadow")
+            process.send_signal(signal.SIGHUP)
+            told("attached, shadow")
+            process.terminate()
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+    region.remove()
