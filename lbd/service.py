@@ -296,7 +296,11 @@ class Service:
         slots = self._load.slots
         # A slot that has changed hands is not usable before `configure` has met its new user.
         met, present = self.block.rows["identity"], self.region.identities()
-        usable = [s for s in found.usable if s in self.address and met[s] == int(present[s])]
+        known = [s for s in self.address if met[s] == int(present[s])]
+        usable = [s for s in found.usable if s in known]
+        if found.usable and not usable:
+            # All were exchanged, and `configure` is on its way: until then those that leave go on.
+            usable = [s for s in known if found.flags[s] == Flag.LEAVING]
         for load in (self._load, self._fallback_load):
             load.usable = usable
             load.share[:] = found.share[:slots]

@@ -18,7 +18,7 @@ from lbd.poller import Poller
 from lbd.service import Service
 from shm.layout import Layout
 from shm.region import Region
-from shm.states import StateWriter
+from shm.states import Flag, StateWriter
 
 MS = 10**6
 PEER = ("127.0.0.1", 4000)
@@ -55,6 +55,12 @@ class Bed:
         self.region.remove_backend(slot)
         self._states.refresh()
         self.service.configure(self.config)
+
+    def exchange(self, name: str) -> None:
+        """Another one in place of all; the service is not told."""
+        for entry in self.region.entries():
+            self._states.set(entry.slot, Flag.LEAVING, self.now_ns)
+        self._add(name)
 
     def know(self, duration_ms: dict[int, int]) -> None:
         """The policy has a sample of every backend."""
@@ -132,3 +138,14 @@ def test_turns_go_on(bed: Bed) -> None:
     last = bed.flow(took_ms)
     bed.add("d")
     assert bed.flow(took_ms) == last + 1
+
+
+@pytest.mark.parametrize("bed", ["rr", "ewma", "maglev"], indirect=True)
+def test_while_all_are_exchanged_those_that_leave_go_on(bed: Bed) -> None:
+    """The states may be seen before the configuration that tells who the new ones are."""
+    took_ms = dict.fromkeys(range(4), 10)
+    bed.exchange("d")
+    bed.service.refresh(bed.now_ns)
+    assert set(bed.flows(30, took_ms)) <= {0, 1, 2}
+    bed.service.configure(bed.config)
+    assert set(bed.flows(30, took_ms)) == {3}

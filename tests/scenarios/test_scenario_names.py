@@ -39,6 +39,7 @@ def test_whatever_becomes_of_a_name_no_flow_is_lost(
     records.set("web.test", hosts[0], hosts[1])
     service = ld.service([f"web.test:{port}"], slots=16, policy="rr")
     service["backends"][0]["dns"] = {"every_s": 1}
+    service["timeouts"] = {"drain_s": 900}
     name = service["name"]
     one = daemon(service, workers=2, resolver=resolver)
     going = True
