@@ -72,7 +72,7 @@ def test_a_reset_before_the_client_spoke_loses_nothing(daemon: Start, backend: M
     daemon(service)
     for _ in range(4):
         with connect(service) as sock:
-            until(lambda: ld.totals(service["name"])["waiting"] == 1, "a backend that holds")
+            until(lambda: ld.snapshot(service["name"]).waiting[1] == 1, "at the one that holds")
             sock.sendall(b"now")
             sock.shutdown(socket.SHUT_WR)
             assert read_all(sock) == b"now"
