@@ -271,6 +271,15 @@ class ServiceAgent:
             self._learner.close()
 
 
+def served(config: Config) -> dict[str, int]:
+    """Slots, by the name of the service, of those that an agent steps: in shadow mode all."""
+    return {
+        service.name: service.slots
+        for service in config.services
+        if service.weights == "agent" or config.agent.mode == "shadow"
+    }
+
+
 def run(
     config: Config,
     observer: Callable[[str, Decision], None] | None = None,
@@ -278,7 +287,8 @@ def run(
 ) -> Config | None:
     """Step all services every interval until SIGTERM or SIGINT; then None.
 
-    After SIGHUP, and if `read` finds another configuration, that one: the caller goes on with it.
+    After SIGHUP, and if `read` finds other things for an agent to do, the configuration that says
+    so: the caller goes on with it.
     `observer` is told of every decision. Raises CheckpointError before the first step.
     """
     stop, again = Event(), Event()
@@ -289,10 +299,8 @@ def run(
         signal.signal(signal.SIGHUP, lambda *_: again.set())
     with contextlib.ExitStack() as stack:
         services: dict[str, ServiceAgent] = {}
-        for service in config.services:
-            if service.weights != "agent" and config.agent.mode != "shadow":
-                continue
-            services[service.name] = agent = ServiceAgent(service.name, config.agent, service.slots)
+        for name, slots in served(config).items():
+            services[name] = agent = ServiceAgent(name, config.agent, slots)
             stack.callback(agent.close)
         if not services:
             log.warning("no service takes its weights from the agent: nothing to do")
@@ -306,10 +314,10 @@ def run(
             except ConfigError as error:
                 log.error("not reloaded: %s", error)
                 continue
-            if found != config:
+            if (found.agent, served(found)) != (config.agent, served(config)):
                 log.info("reloaded")
                 return found
-            log.info("reloaded: nothing has changed")
+            log.info("reloaded: nothing has changed for the agent")
         manager.tell(STOPPING=1)
     return None
 

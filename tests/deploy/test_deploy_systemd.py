@@ -333,7 +333,11 @@ class TestInstalled:
             config["services"][0]["backends"].append(later)
             path.write_text(yaml.safe_dump(config))
             if how == "reload":
+                until(
+                    lambda: "web: learn, step" in machine.show("lbd-agent", "StatusText"), "agent"
+                )
                 machine.do("systemctl", "reload", "lbd")
+                until(lambda: "nothing has changed for the agent" in machine.journal(), "both told")
             asked, refused = 0, machine.journal().count("not upgraded")
 
             def used() -> bool:
