@@ -1,7 +1,8 @@
 """Mean flow durations and queues a backend over several memories, from the data plane's counters.
 
-Lives here: pure arithmetic on two totals, answers and the sum of their durations. Counters miss no
-flow, where a reservoir remembers some; so a memory may be as long as heavy tails need.
+Lives here: pure arithmetic on two totals, answers and the sum of their durations, and on the ages of
+the flows that still wait. Counters miss no flow, where a reservoir remembers some; so a memory may
+be as long as heavy tails need.
 Never here: features, I/O, clocks.
 Upstream: `shm.snapshot` totals. Downstream: `agent.observe`, and the base of the weights.
 """
@@ -49,8 +50,10 @@ RIDGE: Final = 1.0
 class Averages:
     """N backends in the order of `identity`, K memories.
 
-    answers_total, duration_total_ns (N,): the counters as last seen. weight (N, K) in [0, 1]: how
-    much of a memory is filled; total_s (N, K): mean times weight; time_s (N, K): what passed
+    answers_total, duration_total_ns (N,): the counters as last seen; waiting_age_ns (N,): the ages
+    of those that waited then. weight (N, K) in [0, 1]: how
+    much of a memory is filled; total_s (N, K): mean times weight; done_s (N, K): the same of what
+    was answered alone; time_s (N, K): what passed
     meanwhile, in seconds a flow of the memory. answers, duration_ns: of all
     backends since the step before. seen (N,) in [0, 1]: how much of ELASTICITY_TAU_S a backend has
     been there; flows_mean, rate_per_s (N,): means of q and of answers a second, times `seen`.
@@ -60,8 +63,10 @@ class Averages:
     identity: Words
     answers_total: Ints
     duration_total_ns: Ints
+    waiting_age_ns: Ints
     weight: Float64
     total_s: Float64
+    done_s: Float64
     time_s: Float64
     answers: int
     duration_ns: int
@@ -73,9 +78,9 @@ class Averages:
 
     def mean_s(self) -> Float64:
         """(N, K) means, drawn to that of all flows by PRIOR_FLOWS; 0 where nothing was answered."""
-        pooled = self.total_s.sum(axis=0) / np.maximum(self.weight.sum(axis=0), 1e-12)
+        pooled = self._pooled(self.total_s)
         flows = self.weight * np.array(MEMORIES_FLOWS)
-        own = self.total_s * np.array(MEMORIES_FLOWS)
+        own = self.total_s * np.array(MEMORIES_FLOWS) * (pooled > 0.0)
         means: Float64 = (own + PRIOR_FLOWS * pooled) / (flows + PRIOR_FLOWS)
         return means
 
@@ -83,16 +88,20 @@ class Averages:
         """(N, K) flows of this balancer that wait for an answer, in the mean: n_j = lambda_j L_j.
 
         Little's law: the sum of durations over the time in which they ended. Drawn to all backends'
-        by PRIOR_FLOWS, as the means are; 0 where nothing was answered.
+        by PRIOR_FLOWS, as the means are; 0 where nothing was answered. Of answers alone: with those
+        that wait, n_j would go up and down with L_j, and (1 + kappa n_j) / L_j notice neither.
         """
-        filled = np.maximum(self.weight.sum(axis=0), 1e-12)
-        pooled_s, pooled_gap_s = self.total_s.sum(axis=0) / filled, self.time_s.sum(axis=0) / filled
-        memory = np.array(MEMORIES_FLOWS)
+        pooled_s, pooled_gap_s = self._pooled(self.done_s), self._pooled(self.time_s)
+        memory = np.array(MEMORIES_FLOWS) * (pooled_s > 0.0)
         time_s = self.time_s * memory + PRIOR_FLOWS * pooled_gap_s
-        flows: Float64 = (self.total_s * memory + PRIOR_FLOWS * pooled_s) / np.maximum(
-            time_s, 1e-12
-        )
+        flows: Float64 = (self.done_s * memory + PRIOR_FLOWS * pooled_s) / np.maximum(time_s, 1e-12)
         return flows
+
+    def _pooled(self, total: Float64) -> Float64:
+        """(K,) of all backends, an answer; 0 before the first one."""
+        filled = self.weight.sum(axis=0)
+        pooled: Float64 = total.sum(axis=0) * (filled > 0.0) / np.maximum(filled, 1e-12)
+        return pooled
 
     def charge(self) -> Float64:
         """(N,) at least 1: what a mean must be multiplied by where a backend answers too early.
@@ -121,7 +130,12 @@ class Averages:
 
 
 def follow(snapshot: Snapshot, before: Averages | None, step_s: float) -> Averages:
-    """Averages with the answers since `before` taken in; `step_s` seconds have passed."""
+    """Averages with the answers since `before` taken in; `step_s` seconds have passed.
+
+    A mean is the time that flows waited over the number of answers: the estimate of a mean from
+    durations some of which are not over. So a backend that slows down is seen to before the flows
+    that it holds are answered.
+    """
     identity = snapshot.identity
     count, memories = identity.size, len(MEMORIES_FLOWS)
     zeros = np.zeros(count, np.int64)
@@ -132,14 +146,16 @@ def follow(snapshot: Snapshot, before: Averages | None, step_s: float) -> Averag
     nothing = np.zeros(count)
     xy = xx = 0.0
     if before is None:
-        known_answers, known_ns = zeros, zeros
-        weight = total_s = time_s = empty
+        known_answers, known_ns, known_age_ns = zeros, zeros, zeros
+        weight = total_s = done_s = time_s = empty
         seen = flows_mean = rate_per_s = nothing
     else:
         known_answers = carry(identity, before.identity, before.answers_total, zeros)
         known_ns = carry(identity, before.identity, before.duration_total_ns, zeros)
+        known_age_ns = carry(identity, before.identity, before.waiting_age_ns, zeros)
         weight = carry(identity, before.identity, before.weight, empty)
         total_s = carry(identity, before.identity, before.total_s, empty)
+        done_s = carry(identity, before.identity, before.done_s, empty)
         time_s = carry(identity, before.identity, before.time_s, empty)
         seen = carry(identity, before.identity, before.seen, nothing)
         flows_mean = carry(identity, before.identity, before.flows_mean, nothing)
@@ -150,6 +166,9 @@ def follow(snapshot: Snapshot, before: Averages | None, step_s: float) -> Averag
     some = answers > 0
     duration_ns = np.where(some, np.maximum(duration_total_ns - known_ns, 0), 0)
     mean_s = duration_ns / np.maximum(answers, 1) * 1e-9
+    # Flows that were given up take their age with them: what is negative is no time.
+    grown_ns = snapshot.waiting_age_ns - known_age_ns
+    waited_s = np.maximum(duration_total_ns - known_ns + grown_ns, 0) * 1e-9
 
     elapsed = np.exp(-step_s / ELASTICITY_TAU_S)
     usual_s = total_s[:, 1] / np.maximum(weight[:, 1], 1e-12)
@@ -168,20 +187,24 @@ def follow(snapshot: Snapshot, before: Averages | None, step_s: float) -> Averag
     middle = rate_per_s.sum() / max(count, 1)
     starved = (seen > 0.3) & (rate_per_s < STARVED_SHARE * middle)
     fade[starved] *= 0.5 ** (answers.sum() / (FORGIVE_FLOWS * max(count, 1)))
-    total_s = fade * keep * total_s + (1.0 - keep) * mean_s[:, None]
+    each = np.where(some[:, None], (1.0 - keep) / np.maximum(answers, 1)[:, None], share)
+    total_s = fade * keep * total_s + each * waited_s[:, None]
+    done_s = fade * keep * done_s + (1.0 - keep) * mean_s[:, None]
     if before is None:
         # Since when the counters count is not known: as if the queues had always been those of now.
-        time_s = total_s / (flows[:, None] + 1.0)
+        time_s = done_s / (flows[:, None] + 1.0)
     else:
         time_s = fade * keep * time_s + step_s * share
     return Averages(
         identity=identity,
         answers_total=answers_total,
         duration_total_ns=duration_total_ns,
+        waiting_age_ns=snapshot.waiting_age_ns,
         answers=int(answers.sum()) if before is not None else 0,
         duration_ns=int(duration_ns.sum()) if before is not None else 0,
         weight=fade * keep * weight + (1.0 - keep),
         total_s=total_s,
+        done_s=done_s,
         time_s=time_s,
         seen=seen + (1.0 - elapsed) * (1.0 - seen),
         flows_mean=flows_mean + (1.0 - elapsed) * (flows - flows_mean),

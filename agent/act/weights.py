@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.averages import MEMORIES_FLOWS
 from agent.settings import PolicySettings
 
 Float32 = NDArray[np.float32]
@@ -69,14 +70,18 @@ def kappa(u: Float32, settings: PolicySettings) -> float:
     return settings.busy_most * (0.5 * (float(u.mean()) + 1.0)) ** 2 if u.size else 0.0
 
 
+def memory_place(u: Float32) -> float:
+    """Where u (N,) in [-1, 1] points to among the memories: 0 the shortest, 1 the next one."""
+    return 0.5 * (float(u.mean()) + 1.0) * (len(MEMORIES_FLOWS) - 1) if u.size else 0.0
+
+
 def blend(memories: Float64, u: Float32) -> Float64:
     """(N,) from a mean's memories (N, K), in the logarithm, at the place that u (N,) names.
 
     The mean of u runs from -1, the shortest memory, to 1, the longest.
     """
-    last = memories.shape[1] - 1
-    place = 0.5 * (float(u.mean()) + 1.0) * last if u.size else 0.0
-    below = min(int(place), last - 1)
+    place = memory_place(u)
+    below = min(int(place), memories.shape[1] - 2)
     share = place - below
     low = np.maximum(memories[:, below], 1e-12)
     high = np.maximum(memories[:, below + 1], 1e-12)

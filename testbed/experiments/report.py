@@ -28,6 +28,7 @@ from testbed.experiments.figures import (
     rows,
     used_by_server,
 )
+from testbed.experiments.methods import learned
 from testbed.experiments.schema import Case, Experiment, Form
 from testbed.experiments.season import cases_of, methods_of, size_of
 from testbed.experiments.store import Kept
@@ -127,7 +128,7 @@ def _verdict(found: Sequence[Row], titles: Mapping[str, str]) -> str:
     """Where the agent's mean is above another method's beyond its interval, in plain words."""
     lost = []
     for row in found:
-        if row.method.partition(":")[0] != "agent":
+        if not learned(row.method):
             continue
         mine = row.seconds["mean"]
         for other in found:
@@ -135,7 +136,7 @@ def _verdict(found: Sequence[Row], titles: Mapping[str, str]) -> str:
             same = (other.case, other.page, other.window) == (row.case, row.page, row.window)
             if same and other.method != row.method and mine.low > theirs.high:
                 lost.append(f"{titles[row.case]}: {other.method}")
-    if not any(row.method.partition(":")[0] == "agent" for row in found):
+    if not any(learned(row.method) for row in found):
         return ""
     if not lost:
         return "The agent's mean is nowhere above another method's beyond both 95 % intervals."

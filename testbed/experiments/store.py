@@ -20,7 +20,7 @@ from typing import Any
 import polars as pl
 
 from testbed.experiments import methods
-from testbed.sim.league.content import source_digest
+from testbed.sim.league.content import parameters_digest, source_digest
 
 _RECORD = "run.json"
 
@@ -37,9 +37,11 @@ class Run:
     @property
     def key(self) -> str:
         """Of all that its figures depend on, the code of ours included; 64 hex digits."""
-        sources = [source_digest("testbed.experiments.round", "testbed.load.generator")]
+        sources: list[Any] = [source_digest("testbed.experiments.round", "testbed.load.generator")]
         if methods.ours(self.method):
-            sources.append(source_digest("lbd.worker", "lbd.supervisor", "agent.live"))
+            sources.append(source_digest("lbd.worker", "lbd.supervisor"))
+        if methods.learned(self.method):
+            sources += [source_digest("agent.live"), parameters_digest(self.method)]
         parts = [self.case, self.method, self.repetition, dict(self.content), sources]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     learned = parser.add_argument_group(LEARNED, "Table 3's learned rows, trained anew")
     learned.add_argument("--trainings", type=int, default=3, help="of each agent, by seed")
     learned.add_argument("--episodes", type=int, default=500, help="of a training, at most")
+    learned.add_argument("--jobs", type=int, default=os.cpu_count())
     learned.add_argument("--application", help="only one, by its name in the table")
     learned.add_argument(
         "--minutes", type=float, default=120.0, help="of CPU time, for all trainings"
@@ -148,6 +150,7 @@ def _learned(
         args.episodes,
         args.minutes,
         [args.application] if args.application else list(APPLICATIONS),
+        args.jobs,
     )
     rows: list[dict[str, Any]] = []
     for row in found:

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import torch
@@ -116,37 +118,55 @@ def judged(candidate: Rule, application: str, seeds: int) -> NDArray[np.float64]
     )
 
 
+def judged_by_name(name: str, application: str, seeds: int) -> NDArray[np.float64]:
+    return judged(rule(name), application, seeds)
+
+
+def trained_and_judged(
+    method: Method, application: str, seeds: int, episodes: int, seconds: float, seed: int
+) -> tuple[NDArray[np.float64], int]:
+    """(seeds,) means of the trained policy's episodes; how many episodes it was trained for."""
+    parameters, done = train(method, application, seed, episodes, seconds)
+    return judged(_frozen(method, parameters), application, seeds), done
+
+
 def run(
     seeds: int,
     trainings: int,
     episodes: int,
     minutes: float,
     applications: Sequence[str] = tuple(APPLICATIONS),
+    jobs: int = 1,
 ) -> Iterator[Row]:
     """Rules, the shipped policy and every method, trained `trainings` times an application.
 
     minutes: of CPU time for all training; each training has an equal part of them.
     """
     each_s = 60.0 * minutes / (len(METHODS) * trainings * len(applications))
-    plain = [rule(name) for name in PLAIN]
-    for application in applications:
-        oracle = judged(rule("oracle"), application, seeds)
-        for one in plain:
-            means = judged(one, application, seeds)
-            yield _row(one.name, application, [means], oracle, 0)
-        fresh = []
-        for seed in range(trainings):
-            method = METHODS[0]
-            parameters, _ = train(method, application, seed, 0, 0.0)
-            fresh.append(judged(_frozen(method, parameters), application, seeds))
-        yield _row(UNTRAINED, application, fresh, oracle, 0)
-        for method in METHODS:
-            means, least = [], episodes
-            for seed in range(trainings):
-                parameters, done = train(method, application, seed, episodes, each_s)
-                means.append(judged(_frozen(method, parameters), application, seeds))
-                least = min(least, done)
-            yield _row(method.name, application, means, oracle, least)
+    with ProcessPoolExecutor(jobs) as pool:
+        plain, fresh, learned = {}, {}, {}
+        for application in applications:
+            for name in PLAIN:
+                plain[application, name] = pool.submit(judged_by_name, name, application, seeds)
+            fresh[application] = [
+                pool.submit(trained_and_judged, METHODS[0], application, seeds, 0, 0.0, seed)
+                for seed in range(trainings)
+            ]
+        for application, method in product(applications, METHODS):
+            learned[application, method] = [
+                pool.submit(trained_and_judged, method, application, seeds, episodes, each_s, seed)
+                for seed in range(trainings)
+            ]
+        for application in applications:
+            oracle = plain[application, "oracle"].result()
+            for name in PLAIN:
+                yield _row(name, application, [plain[application, name].result()], oracle, 0)
+            untrained = [one.result()[0] for one in fresh[application]]
+            yield _row(UNTRAINED, application, untrained, oracle, 0)
+            for method in METHODS:
+                found = [one.result() for one in learned[application, method]]
+                least = min(done for _, done in found)
+                yield _row(method.name, application, [means for means, _ in found], oracle, least)
 
 
 def _frozen(method: Method, parameters: Mapping[str, NDArray[np.float32]]) -> Rule:

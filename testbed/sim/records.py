@@ -38,6 +38,9 @@ WORLD = np.dtype(
         ("leaves", I8),  # of the tournament tree, a power of two
         ("linked", I8),  # 1 if links take time
         ("crowded", I8),  # 1 if an array is nearly full: the state must grow
+        ("tell_s", F8),  # when a balancer tells the others next; infinite if never
+        ("tell_every_s", F8),
+        ("teller", I8),
     ]
 )
 FLOW = np.dtype(
@@ -90,6 +93,7 @@ BALANCER = np.dtype(
         ("choices", I8),  # hot-cold's
         ("hot_above", F8),
         ("history", I8),  # entries ever put into it
+        ("phase_s", F8),  # when it tells the others, after each multiple of `tell_every_s`
         ("idle_head", I8),
         ("idle", I8),
     ]
@@ -110,6 +114,16 @@ VIEW = np.dtype(
         ("duration_ns", I8),  # the sum of those
     ]
 )
+TOLD = np.dtype(
+    [
+        ("q", F8),
+        *(
+            (name, VIEW[name])
+            for name in ("start_s", "accepted", "failed", "answered", "duration_ns")
+        ),
+    ]
+)
+"""What balancers tell each other."""
 
 
 class State(NamedTuple):
@@ -130,7 +144,10 @@ class State(NamedTuple):
     servers: NDArray[np.void]  # (N,)
     balancers: NDArray[np.void]  # (M,)
     views: NDArray[np.void]
+    told: NDArray[np.void]  # sums over the others, q apart
+    last: NDArray[np.void]  # what each has told last
     q: NDArray[np.float64]
+    seen: NDArray[np.float64]  # q, and what other balancers told of theirs
     weight: NDArray[np.float64]
     cost: NDArray[np.float64]  # infinite for what may not be chosen
     offset: NDArray[np.float64]  # what is added to q, 1 but for policies that learn it
@@ -170,8 +187,11 @@ def allocate(scenario: Scenario, workload: Workload, seed: int, reservoir: int) 
         deferred=np.zeros(1024, I8),
         servers=np.zeros(count, SERVER),
         balancers=np.zeros(balancers, BALANCER),
+        told=np.zeros((balancers, count), TOLD),
+        last=np.zeros((balancers, count), TOLD),
         views=np.zeros((balancers, count), VIEW),
         q=np.zeros((balancers, count)),
+        seen=np.zeros((balancers, count)),
         weight=np.ones((balancers, count)),
         cost=np.full((balancers, count), np.inf),
         offset=np.ones((balancers, count)),
@@ -194,6 +214,13 @@ def allocate(scenario: Scenario, workload: Workload, seed: int, reservoir: int) 
     world["random"] = np.uint64(seed * 0x9E3779B97F4A7C15 & (1 << 64) - 1)
     world["leaves"] = len(state.due_s)
     world["linked"] = int(scenario.link_s[1] > 0)
+    if scenario.tell_s is not None and balancers > 1:
+        phases = np.random.default_rng([seed, 98]).random(balancers)
+        state.balancers["phase_s"] = np.sort(phases) * scenario.tell_s
+        world["tell_every_s"] = scenario.tell_s
+        world["tell_s"] = state.balancers["phase_s"][0]
+    else:
+        world["tell_s"] = np.inf
     # Leaf i stands at leaves + i, its subtree's winner at every node above.
     leaves = len(state.due_s)
     state.winner[leaves:] = np.arange(leaves)

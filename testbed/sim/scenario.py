@@ -165,6 +165,8 @@ class Scenario(Model):
     between two nodes, uniform. timeout_s: what the client of a flow that is not served waits,
     counted as its completion time; one that is served counts with its own, however long it is.
     detect_s: from a failure or a return to the balancers' knowledge of it.
+    tell_s: how often balancers tell each other their flows in progress and what was answered; None
+    where they do not, as it is without `peers`.
     Flows before warmup_s are simulated and not judged.
     """
 
@@ -180,6 +182,7 @@ class Scenario(Model):
     link_s: tuple[NotNegative, NotNegative] = (1e-4, 1e-3)
     timeout_s: Positive = 40.0
     detect_s: NotNegative = 0.1
+    tell_s: Positive | None = None
     clients: int = Field(ge=1, default=4096)
 
     @model_validator(mode="after")

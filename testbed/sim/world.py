@@ -202,6 +202,8 @@ class World:
         state.offset[:, slot] = 1.0
         views = state.views[:, slot]
         views["accepted"] = views["failed"] = views["answered"] = views["duration_ns"] = 0
+        state.told[:, slot] = state.last[:, slot] = np.zeros((), rec.TOLD)
+        state.seen[:, slot] = state.q[:, slot]
         for balancer in range(self.scenario.balancers):
             dispatch.forget(state, balancer, slot)
 
@@ -225,8 +227,9 @@ class World:
         same, and so are its duration and its completion time.
         """
         state, slots = self.state, np.flatnonzero(self.present)
-        views = state.views[balancer, slots]
-        flows = state.q[balancer, slots].astype(np.int64)
+        own, told = state.views[balancer, slots], state.told[balancer, slots]
+        views = {name: own[name] + told[name] for name in (rec.TOLD.names or ())[1:]}
+        flows = state.seen[balancer, slots].astype(np.int64)
         age_s = np.maximum(flows * self.now_s - views["start_s"], 0.0)
         duration = Samples(state.duration_t_ns[balancer, slots], state.duration_ns[balancer, slots])
         return Snapshot(
@@ -238,11 +241,11 @@ class World:
             waiting=flows.copy(),
             waiting_age_ns=(age_s * 1e9).astype(np.int64),
             totals={
-                "flows_total": views["accepted"].copy(),
-                "backend_reset_total": views["failed"].copy(),
+                "flows_total": views["accepted"],
+                "backend_reset_total": views["failed"],
                 "unanswered_total": views["failed"].copy(),
-                "first_byte_total": views["answered"].copy(),
-                "duration_ns_total": views["duration_ns"].copy(),
+                "first_byte_total": views["answered"],
+                "duration_ns_total": views["duration_ns"],
             },
             duration=duration,
             fct=duration,

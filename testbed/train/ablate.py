@@ -2,19 +2,22 @@
 
 Lives here: the variants, and their paired differences. Never here: training, scores.
 
-Three kinds. *Switched off*: the given policy with one part held still, not trained without it.
+Four kinds. *Switched off*: the given policy with one part held still, not trained without it.
 *Trained without*: short imitation with and without the GRU, the same examples and updates, from
-fresh parameters. *Refined*: the given policy after a short soft actor-critic, as it ended.
+fresh parameters. *Refined*: the given policy after a short soft actor-critic, as it ended, with each
+of the rewards. *Without imitation*: the same from fresh parameters.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from concurrent.futures import Executor, ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +27,11 @@ from numpy.typing import NDArray
 from agent.act.network import fresh_parameters
 from agent.learn import checkpoint
 from agent.policies import SHIPPED
-from agent.settings import ACTIONS, PolicySettings
-from testbed.sim.policies import Rule, agent_rule
+from agent.rewards import REWARDS
+from agent.settings import ACTIONS, LearnSettings, PolicySettings
+from testbed.sim.policies import agent_rule
 from testbed.stats import Interval, mean_interval
-from testbed.train.command import VALIDATION_FROM, Recipe, Store, find_tables, look
+from testbed.train.command import VALIDATION_FROM, Recipe, Store, examples, find_tables, look
 from testbed.train.distribution import scenario
 from testbed.train.imitate import Example, train
 from testbed.train.imitate import Settings as Imitation
@@ -39,9 +43,17 @@ Float32 = NDArray[np.float32]
 Floats = NDArray[np.float64]
 Parameters = Mapping[str, Float32]
 
-EXAMPLES = 24
+EXAMPLES = 300
 """Training scenarios of the short imitation."""
-IMITATION = Imitation(updates=120, batch=10, steps=60, warm=10)
+IMITATION = Imitation(updates=300)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A policy to judge."""
+
+    parameters: Parameters
+    settings: PolicySettings = field(default_factory=PolicySettings)
 
 
 @dataclass(frozen=True)
@@ -58,55 +70,84 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scenarios", type=int, default=40, help="of validation; 2 at least")
     parser.add_argument("--seeds", type=int, default=3, help="of each training; 0 trains nothing")
     parser.add_argument("--episodes", type=int, default=100, help="of a refinement")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, default=Path("report/ablate"), metavar="FOLDER")
 
 
 def run(args: argparse.Namespace) -> int:
     if args.scenarios < 2:
         raise SystemExit("--scenarios: an interval needs 2 at least")
-    torch.set_num_threads(1)
     numbers = range(VALIDATION_FROM, VALIDATION_FROM + args.scenarios)
     parameters = checkpoint.actor_of(checkpoint.load(args.policy), str(args.policy))
     args.out.mkdir(parents=True, exist_ok=True)
     found: list[Difference] = []
-    for difference in differences(parameters, numbers, args.seeds, args.episodes, args.out):
-        found.append(difference)
-        cost = difference.cost
-        interval = f"{cost.estimate:+.4f} ({cost.low:+.4f} to {cost.high:+.4f})"
-        print(f"{difference.variant}, against {difference.whole}: {interval}", flush=True)
-        text = json.dumps([asdict(one) for one in found], indent=1)
-        (args.out / "differences.json").write_text(text + "\n")
+    with ProcessPoolExecutor(args.jobs, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        work = Work(parameters, numbers, args.seeds, args.episodes, args.out, pool)
+        for difference in differences(work):
+            found.append(difference)
+            cost = difference.cost
+            interval = f"{cost.estimate:+.4f} ({cost.low:+.4f} to {cost.high:+.4f})"
+            print(f"{difference.variant}, against {difference.whole}: {interval}", flush=True)
+            text = json.dumps([asdict(one) for one in found], indent=1)
+            (args.out / "differences.json").write_text(text + "\n")
     return 0
 
 
-def differences(
-    parameters: Parameters, numbers: Sequence[int], seeds: int, episodes: int, store: Path
-) -> Iterator[Difference]:
-    """One after another; tables of the search are kept in `store`."""
-    whole = judged(agent_rule("whole", parameters), numbers)
-    for name, variant in switched_off(parameters).items():
-        yield _difference(name, "the policy", [judged(variant, numbers)], [whole])
-    if not seeds:
+@dataclass(frozen=True)
+class Work:
+    """What is to be compared, on which scenarios; tables of the search are kept in `store`."""
+
+    parameters: Parameters
+    numbers: Sequence[int]
+    seeds: int
+    episodes: int
+    store: Path
+    pool: Executor
+
+    def judged(self, candidate: Candidate) -> Floats:
+        """(scenarios,) logarithms of cost over the reference's."""
+        return np.array(list(self.pool.map(partial(_cost, candidate), self.numbers)))
+
+    def after(self, begin: str, reward: str) -> list[Floats]:
+        """Costs of policies that a soft actor-critic has changed, one a seed."""
+        learn = partial(_after, self.parameters, begin, reward, self.episodes)
+        ended = list(self.pool.map(learn, range(self.seeds)))
+        return [self.judged(Candidate(last)) for last in ended]
+
+    def imitated(self, examples: Sequence[Example], recurrent: bool) -> list[Floats]:
+        """Costs of policies that imitated the same examples, one a seed."""
+        learn = partial(_imitated, examples, recurrent)
+        found = list(self.pool.map(learn, range(self.seeds)))
+        settings = PolicySettings(recurrent=recurrent)
+        return [self.judged(Candidate(parameters, settings)) for parameters in found]
+
+
+def differences(work: Work) -> Iterator[Difference]:
+    """One after another."""
+    whole = [work.judged(Candidate(work.parameters))]
+    for name, variant in switched_off(work.parameters).items():
+        yield _difference(name, "the policy", [work.judged(variant)], whole)
+    if not work.seeds:
         return
-    refined = [after(parameters, seed, episodes) for seed in range(seeds)]
-    ended = [judged(agent_rule("refined", last), numbers) for last in refined]
-    yield _difference(f"refined (seeds: {seeds})", "the policy", ended, [whole])
-    examples = gathered(store)
-    with_memory, without = (
-        [judged(imitated(examples, seed, recurrent), numbers) for seed in range(seeds)]
-        for recurrent in (True, False)
-    )
-    yield _difference(f"imitation without GRU (seeds: {seeds})", "with it", without, with_memory)
+    seeds = f"(seeds: {work.seeds})"
+    shown = gathered(work.store, work.pool)
+    with_memory, without = (work.imitated(shown, recurrent) for recurrent in (True, False))
+    yield _difference(f"imitation without GRU {seeds}", "with it", without, with_memory)
+    ended = work.after("nothing", Refinement().reward)
+    yield _difference(f"soft actor-critic alone {seeds}", "the policy", ended, whole)
+    for reward in REWARDS:
+        ended = work.after("policy", reward)
+        yield _difference(f"refined by {reward} {seeds}", "the policy", ended, whole)
 
 
-def switched_off(parameters: Parameters) -> dict[str, Rule]:
+def switched_off(parameters: Parameters) -> dict[str, Candidate]:
     """The policy with one of its parts held still."""
     return {
-        "memory held at zero": agent_rule("", parameters, PolicySettings(recurrent=False)),
-        "no offset": agent_rule("", parameters, PolicySettings(offset_ratio=1.0)),
-        "no queues of the past": agent_rule("", parameters, PolicySettings(busy_most=0.0)),
-        "middle memory": agent_rule("", silenced(parameters, "memory")),
-        "no factor": agent_rule("", silenced(parameters, "factor")),
+        "memory held at zero": Candidate(parameters, PolicySettings(recurrent=False)),
+        "no offset": Candidate(parameters, PolicySettings(offset_ratio=1.0)),
+        "no queues of the past": Candidate(parameters, PolicySettings(busy_most=0.0)),
+        "middle memory": Candidate(silenced(parameters, "memory")),
+        "no factor": Candidate(silenced(parameters, "factor")),
     }
 
 
@@ -119,16 +160,32 @@ def silenced(parameters: Parameters, action: str) -> dict[str, Float32]:
     return quiet
 
 
-def after(parameters: Parameters, seed: int, episodes: int) -> dict[str, Float32]:
-    """The policy refined; the last parameters and not the best, so that none need be judged."""
+def gathered(store: Path, pool: Executor) -> list[Example]:
+    """What is seen under constants in EXAMPLES scenarios, and their tables."""
+    recipe = Recipe(scenarios=EXAMPLES, table_seeds=1, imitate=IMITATION)
+    (store / "tables").mkdir(parents=True, exist_ok=True)
+    tables = find_tables(recipe, Store(store), pool)
+    looks = look(recipe, tables, None, 0, pool)
+    return [example for of, parts in looks.items() for example in examples(parts, tables[of])]
+
+
+def _cost(candidate: Candidate, number: int) -> float:
+    return costs(agent_rule("candidate", candidate.parameters, candidate.settings), number)
+
+
+def _after(
+    parameters: Parameters, begin: str, reward: str, episodes: int, seed: int
+) -> dict[str, Float32]:
+    """The last parameters of a refinement and not its best, so that none need be judged."""
     usual = Refinement()
-    settings = replace(
-        usual, episodes=episodes, judge_every=episodes, learn=replace(usual.learn, seed=seed)
-    )
+    learn = replace(usual.learn, seed=seed)
+    if begin == "nothing":
+        learn = LearnSettings(seed=seed, updates_per_step=usual.learn.updates_per_step)
+    settings = replace(usual, episodes=episodes, judge_every=episodes, learn=learn, reward=reward)
     with tempfile.TemporaryDirectory() as folder:
         return refine(
             {number: scenario(number) for number in range(200)},
-            parameters,
+            fresh_parameters(seed) if begin == "nothing" else parameters,
             settings,
             Path(folder) / "refine.safetensors",
             lambda _: Score(0.0, 0.0),
@@ -136,25 +193,9 @@ def after(parameters: Parameters, seed: int, episodes: int) -> dict[str, Float32
         ).last
 
 
-def gathered(store: Path) -> list[Example]:
-    """What is seen under constants in EXAMPLES scenarios, and their tables."""
-    recipe = Recipe(scenarios=EXAMPLES, table_seeds=1)
-    (store / "tables").mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(1) as executor:
-        tables = find_tables(recipe, Store(store), executor)
-        looks = look(recipe, tables, None, 0, executor)
-    return [Example(part, tables[of]) for of, parts in looks.items() for part in parts]
-
-
-def imitated(examples: Sequence[Example], seed: int, recurrent: bool) -> Rule:
+def _imitated(examples: Sequence[Example], recurrent: bool, seed: int) -> dict[str, Float32]:
     settings = replace(IMITATION, seed=seed, recurrent=recurrent)
-    found = train(examples, settings, fresh_parameters(seed), lambda *_: None)
-    return agent_rule("", found, PolicySettings(recurrent=recurrent))
-
-
-def judged(candidate: Rule, numbers: Sequence[int]) -> Floats:
-    """(scenarios,) logarithms of cost over the reference's."""
-    return np.array([costs(candidate, number) for number in numbers])
+    return train(examples, settings, fresh_parameters(seed), lambda *_: None)
 
 
 def _difference(

@@ -33,7 +33,7 @@ from testbed.train.distribution import scenario
 from testbed.train.imitate import Example, Settings, cost, train
 from testbed.train.rollouts import Sequence as Seen
 from testbed.train.rollouts import holding, record
-from testbed.train.tables import Table, search
+from testbed.train.tables import Table, constant, search
 from testbed.train.validate import Score, score
 
 Float32 = NDArray[np.float32]
@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
             looks = look(recipe, tables, parameters, number, executor)
             for of, parts in looks.items():
                 into = watched if of % recipe.held == recipe.held - 1 else seen
-                into += [Example(part, tables[of]) for part in parts]
+                into += examples(parts, tables[of])
             parameters = imitate(recipe, store, seen, watched, parameters, number)
             found = score(parameters, numbers, executor)
             scores[f"round-{number}"] = found
@@ -145,8 +145,7 @@ def find_tables(recipe: Recipe, store: Store, executor: Executor) -> dict[int, T
     tables: dict[int, Table] = {}
     for number in range(recipe.scenarios):
         with np.load(store.table(number)) as kept:
-            fields = {name: kept[name] for name in kept.files}
-        tables[number] = Table(**{**fields, "reference": float(fields["reference"])})
+            tables[number] = Table(**{name: kept[name] for name in kept.files})
     return tables
 
 
@@ -166,19 +165,27 @@ def look(
 ) -> dict[int, list[Seen]]:
     """What agents see in the training scenarios, by number: at first under constants drawn at
     random, later under the policy as it is."""
-    work = partial(_look_at, recipe.seed, round_number, parameters)
+    work = partial(_look_at, recipe, round_number, parameters)
     found = track(executor.map(work, numbers), "rollouts", total=len(numbers))
     return dict(zip(numbers, found, strict=True))
 
 
+def examples(parts: Collection[Seen], table: Table) -> list[Example]:
+    """Of one scenario: each sequence with what its time cost."""
+    return [Example(seen, table.at(seen.at_s[-1]).astype(np.float32)) for seen in parts]
+
+
 def _look_at(
-    seed: int, round_number: int, parameters: dict[str, Float32] | None, number: int
+    recipe: Recipe, round_number: int, parameters: dict[str, Float32] | None, number: int
 ) -> list[Seen]:
-    rng = np.random.default_rng([seed, round_number, number])
+    rng = np.random.default_rng([recipe.seed, round_number, number])
+    beside = None
     if parameters is None:
-        offset_u, memory_u, busy_u = rng.uniform((-0.6, -1.0, -1.0), (0.4, 1.0, 1.0)).tolist()
-        parameters = holding(offset_u, memory_u, busy_u)
-    return record(scenario(number), parameters, seed=1000 + round_number, stochastic=True)
+        place = tuple(rng.uniform((-0.6, -1.0, -1.0), (0.4, 1.0, 1.0)).tolist())
+        parameters, beside = holding(*place), constant(place).controller
+    seed, steps = 1000 + round_number, recipe.imitate.steps
+    seen = record(scenario(number), parameters, seed, stochastic=True, beside=beside)
+    return [piece for sequence in seen for piece in sequence.pieces(steps, rng)]
 
 
 def imitate(

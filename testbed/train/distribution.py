@@ -106,6 +106,8 @@ class Distribution(Model):
     duration_s: Between
     warmup: Share
     balancers: dict[int, float]
+    told: Share
+    log_tell_s: Between
     servers: ServersDrawn
     applications: ApplicationsDrawn
     arrivals: ArrivalsDrawn
@@ -127,10 +129,12 @@ def draw(of: Distribution, seed: int) -> Scenario:
     """The scenario of that number in a distribution."""
     rng = np.random.default_rng([0x7A11, seed])
     balancers = _one_of(rng, of.balancers)
+    told = balancers > 1 and rng.random() < of.told
     draft = Scenario(
         name=f"train-{seed}",
         kind="train",
         balancers=balancers,
+        tell_s=_log_between(rng, of.log_tell_s) if told else None,
         servers=_servers(rng, of.servers, balancers),
         applications=_applications(rng, of.applications),
         arrivals=Arrivals(load=1.0),

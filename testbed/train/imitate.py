@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from agent.learn.networks import Actor
 from agent.settings import ACTIONS, HIDDEN
 from testbed.train.rollouts import Sequence as Seen
-from testbed.train.tables import BUSY_U, MEMORIES_U, OFFSETS_U, Table
+from testbed.train.tables import BUSY_U, MEMORIES_U, OFFSETS_U
 
 Float32 = NDArray[np.float32]
 
@@ -29,10 +30,10 @@ WATCHED = 512
 
 @dataclass(frozen=True)
 class Example:
-    """A sequence and the table of its scenario."""
+    """A sequence, and what the table of its scenario says of that time (OFFSETS, MEMORIES, BUSY)."""
 
     seen: Seen
-    table: Table
+    costs: Float32
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class Settings:
 
     lr falls to a tenth by a cosine. away: weight of the factor, of which no table tells.
     steady: weight of the change of the actions from step to step. recurrent: False trains for a
-    policy whose memory is held at zero.
+    policy whose memory is held at zero. average: of the parameters, which are a running average
+    over the updates; so much of the one before is kept at each.
     """
 
     updates: int = 600
@@ -55,6 +57,7 @@ class Settings:
     away: float = 0.02
     steady: float = 0.02
     recurrent: bool = True
+    average: float = 0.98
     seed: int = 0
 
 
@@ -83,6 +86,7 @@ def train(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
         optimiser, settings.updates, 0.1 * settings.lr
     )
+    averaged = AveragedModel(actor, multi_avg_fn=get_ema_multi_avg_fn(settings.average))
     for update in range(settings.updates):
         batch = draw(examples, settings, rng)
         loss = judge(actor, batch, settings)
@@ -91,8 +95,9 @@ def train(
         torch.nn.utils.clip_grad_norm_(actor.parameters(), 1.0)
         optimiser.step()
         schedule.step()
-        report(update, float(loss.detach()), actor)
-    return actor.arrays()
+        averaged.update_parameters(actor)
+        report(update, float(loss.detach()), averaged.module)
+    return averaged.module.arrays()
 
 
 def cost(actor: Actor, examples: Sequence[Example], settings: Settings) -> float:
@@ -123,7 +128,7 @@ def judge(actor: Actor, batch: Batch, settings: Settings) -> Tensor:
 
 
 def draw(examples: Sequence[Example], settings: Settings, rng: np.random.Generator) -> Batch:
-    """`settings.batch` pieces of sequences, padded in time by none and in backends by zeros."""
+    """`settings.batch` sequences from their beginnings, backends padded by zeros."""
     chosen = [examples[at] for at in rng.integers(len(examples), size=settings.batch)]
     steps = min([settings.steps, *(len(example.seen.features) for example in chosen)])
     most = max(example.seen.features.shape[1] for example in chosen)
@@ -133,18 +138,15 @@ def draw(examples: Sequence[Example], settings: Settings, rng: np.random.Generat
     mask = np.zeros((count, most), np.float32)
     for b, example in enumerate(chosen):
         seen = example.seen
-        # From the beginning as often as from anywhere: memory starts empty there.
-        latest = len(seen.features) - steps
-        start = int(rng.integers(latest + 1)) if rng.random() < 0.5 else 0
         backends = seen.features.shape[1]
-        features[:, b, :backends] = seen.features[start : start + steps]
-        service[:, b] = seen.service[start : start + steps]
+        features[:, b, :backends] = seen.features[:steps]
+        service[:, b] = seen.service[:steps]
         mask[b, :backends] = 1.0
     return Batch(
         torch.from_numpy(features),
         torch.from_numpy(service),
         torch.from_numpy(mask),
-        torch.tensor(np.stack([example.table.costs for example in chosen]), dtype=torch.float32),
+        torch.from_numpy(np.stack([example.costs for example in chosen])),
     )
 
 

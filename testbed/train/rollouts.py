@@ -16,7 +16,7 @@ from agent.act.policy import Policy
 from agent.agent import Agent
 from agent.settings import ACTIONS, AgentSettings, PolicySettings
 from testbed.sim.compiled import dispatch
-from testbed.sim.policies import Rule
+from testbed.sim.policies import Controller, MakeController, Rule
 from testbed.sim.run import Run
 from testbed.sim.scenario import Scenario
 from testbed.sim.world import World
@@ -24,16 +24,34 @@ from testbed.sim.world import World
 Float32 = NDArray[np.float32]
 
 
+PIECES = 4
+"""Of a sequence that are kept: short ones of many scenarios teach more than long ones of few."""
+
+
 @dataclass(frozen=True)
 class Sequence:
     """One balancer of one run: T steps while its backends stayed the same N.
 
-    features (T, N, F), service (T, S); slots (N,): the servers behind the rows.
+    features (T, N, F), service (T, S); at_s (T,) since the start of the run.
     """
 
     features: Float32
     service: Float32
-    slots: NDArray[np.int64]
+    at_s: NDArray[np.float64]
+
+    def pieces(self, steps: int, rng: np.random.Generator) -> list[Sequence]:
+        """The first `steps` steps, when memory is empty, and PIECES - 1 times as many from
+        anywhere."""
+        latest = max(len(self.features) - steps, 0)
+        starts = [0, *rng.integers(latest + 1, size=PIECES - 1).tolist()]
+        return [
+            Sequence(
+                self.features[start : start + steps].copy(),
+                self.service[start : start + steps].copy(),
+                self.at_s[start : start + steps].copy(),
+            )
+            for start in starts
+        ]
 
 
 class Recorder:
@@ -42,12 +60,12 @@ class Recorder:
     def __init__(self, agent: Agent, period_s: float) -> None:
         self.agent = agent
         self.period_s = period_s
-        self._steps: list[tuple[NDArray[np.uint64], NDArray[np.int64], Float32, Float32]] = []
+        self._steps: list[tuple[NDArray[np.uint64], Float32, Float32, float]] = []
 
     def step(self, world: World, balancer: int) -> None:
         decision = self.agent.step(world.snapshot(balancer))
         seen = decision.observation
-        self._steps.append((decision.identity, decision.slots, seen.features, seen.service))
+        self._steps.append((decision.identity, seen.features, seen.service, world.now_s))
         if decision.publish:
             world.set_weights(balancer, decision.identity, decision.weights, decision.offset)
 
@@ -65,9 +83,9 @@ class Recorder:
             if len(part) >= least and part[0][0].size > 1:
                 found.append(
                     Sequence(
-                        np.stack([features for _, _, features, _ in part]),
-                        np.stack([service for _, _, _, service in part]),
-                        part[0][1],
+                        np.stack([features for _, features, _, _ in part]),
+                        np.stack([service for _, _, service, _ in part]),
+                        np.array([at_s for _, _, _, at_s in part]),
                     )
                 )
             start = at
@@ -90,13 +108,19 @@ def record(
     seed: int,
     *,
     stochastic: bool = False,
+    beside: MakeController | None = None,
     least: int = 80,
     period_s: float = 0.25,
 ) -> list[Sequence]:
-    """Sequences of all balancers of one run; stochastic: with the policy's own exploration."""
+    """Sequences of all balancers of one run; stochastic: with the policy's own exploration.
+
+    beside: what all balancers but the first follow instead, unrecorded.
+    """
     recorders: list[Recorder] = []
 
-    def make(world: World, balancer: int, seed: int) -> Recorder:
+    def make(world: World, balancer: int, seed: int) -> Controller:
+        if balancer and beside is not None:
+            return beside(world, balancer, seed)
         settings = AgentSettings(mode="learn" if stochastic else "frozen", seed=seed)
         policy = Policy(PolicySettings(), parameters, seed + balancer)
         recorders.append(Recorder(Agent(settings, policy), period_s))

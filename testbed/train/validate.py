@@ -39,8 +39,8 @@ def costs(spec: str | Rule | Mapping[str, Float32], number: int) -> float:
         chosen = rule(spec) if isinstance(spec, str) else spec
     where = scenario(number)
     flows = draw_workload(where, number)
-    reference = cost(simulate(where, rule(REFERENCE), number, flows))
-    return cost(simulate(where, chosen, number, flows)) - reference
+    reference = cost(simulate(where, rule(REFERENCE), number, flows).fct_s)
+    return cost(simulate(where, chosen, number, flows).fct_s) - reference
 
 
 def score(spec: str | Mapping[str, Float32], numbers: Sequence[int], executor: Executor) -> Score:

@@ -78,5 +78,47 @@ def test_one_that_goes_silent_loses_its_queue_and_then_its_record() -> None:
     assert found.busy()[2, 0] < 0.5 * RATE[2] * LATENCY_S[2]
 
 
+def waiting(shot: Snapshot, age_s: list[float]) -> Snapshot:
+    return replace(shot, waiting_age_ns=(np.array(age_s) * 1e9).astype(np.int64))
+
+
 def test_nothing_answered_is_no_queue() -> None:
-    assert not follow(seen(0), None, STEP_S).busy().any()
+    shot = waiting(seen(0), [3.0, 2.0, 1.0])
+    found = follow(replace(shot, now_ns=NOW_NS + 10**9), follow(shot, None, STEP_S), STEP_S)
+    assert not found.busy().any()
+    assert not found.mean_s().any()
+
+
+def test_one_that_hangs_is_known_by_those_that_wait() -> None:
+    """The second holds the 8 flows that it has and answers none; the mean of 50 knows at once."""
+    found = followed(400)
+    before = found.mean_s()
+    stuck, stuck_ns = found.answers_total[1], found.duration_total_ns[1]
+    for step in range(401, 405):
+        shot = seen(step)
+        totals = {name: total.copy() for name, total in shot.totals.items()}
+        totals[ANSWERS_TOTAL][1], totals[DURATION_TOTAL][1] = stuck, stuck_ns
+        age_s = 8 * STEP_S * (step - 400)
+        found = follow(waiting(replace(shot, totals=totals), [0.0, age_s, 0.0]), found, STEP_S)
+    assert found.mean_s()[1, 0] > 2.0 * before[1, 0]
+    assert found.mean_s()[[0, 2], 0] == pytest.approx(before[[0, 2], 0], rel=0.1)
+
+
+def test_waiting_and_then_answered_counts_once() -> None:
+    """What a flow has waited is the same, told at once or on the way."""
+    shots = [seen(step) for step in range(400, 403)]
+    on_the_way = [shots[0], waiting(shots[1], [0.2, 0.7, 0.0]), shots[2]]
+    at_once, told = (
+        follow(these[2], follow(these[1], follow(these[0], None, STEP_S), STEP_S), STEP_S)
+        for these in (shots, on_the_way)
+    )
+    # A short memory fades meanwhile.
+    assert told.mean_s()[:, 2] == pytest.approx(at_once.mean_s()[:, 2], rel=2e-3)
+    assert told.mean_s()[:, 0] == pytest.approx(at_once.mean_s()[:, 0], rel=5e-2)
+
+
+def test_who_gives_up_takes_no_time_back() -> None:
+    found = follow(waiting(seen(400), [0.0, 30.0, 0.0]), None, STEP_S)
+    after = follow(seen(401), found, STEP_S)
+    assert (after.total_s >= 0.0).all()
+    assert (after.mean_s() > 0.0).all()

@@ -138,6 +138,15 @@ def test_windows_outside_of_a_form_are_left_out(tmp_path):
     assert windows_of(case, 4.0, 1.0) == [(1.0, 4.0)]
 
 
+def test_an_agents_run_is_another_with_other_parameters(tmp_path):
+    path = tmp_path / "policy.safetensors"
+    path.write_bytes(b"one")
+    before = Run("a", f"agent:{path}", 0, {}).key
+    assert Run("a", f"agent:{path}", 0, {}).key == before
+    path.write_bytes(b"another")
+    assert Run("a", f"agent:{path}", 0, {}).key != before
+
+
 def test_busy_workers_by_group_and_cpu_by_server(store):
     kept = next(store.runs())
     assert busy_by_group(kept, 1.0, 3.0) == {"small": [4] * 5, "large": [1] * 5}

@@ -167,6 +167,7 @@ class Pair:
 
     def start(self, slot: int, flows: int = 1) -> None:
         self.state.q[0, slot] += flows
+        self.state.seen[0, slot] += flows
         self.waiting[slot] += flows
         self.started_ns[slot] += flows * self.now_ns
         self.state.views[0, slot]["start_s"] += flows * self.now_s
@@ -176,6 +177,7 @@ class Pair:
         if self.waiting[slot]:
             age_ticks = min(age_ticks, self.tick)
             self.state.q[0, slot] -= 1
+            self.state.seen[0, slot] -= 1
             self.waiting[slot] -= 1
             self.started_ns[slot] -= self.now_ns - age_ticks * (10**9 // TICKS_PER_S)
             self.state.views[0, slot]["start_s"] -= (self.tick - age_ticks) / TICKS_PER_S

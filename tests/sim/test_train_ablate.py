@@ -50,6 +50,10 @@ def after(rule: Rule, steps_s: float = 10.0) -> Run:
     return run
 
 
+def made(candidate: ablate.Candidate) -> Rule:
+    return agent_rule("variant", candidate.parameters, candidate.settings)
+
+
 @pytest.mark.parametrize("action", ACTIONS)
 def test_a_silenced_network_leaves_one_action_neutral(action: str) -> None:
     whole = loud()
@@ -65,7 +69,7 @@ def test_a_silenced_network_leaves_one_action_neutral(action: str) -> None:
 def test_without_an_offset_it_stays_one() -> None:
     parameters = loud()
     whole = after(agent_rule("whole", parameters)).world.state
-    variant = after(ablate.switched_off(parameters)["no offset"]).world.state
+    variant = after(made(ablate.switched_off(parameters)["no offset"])).world.state
     assert np.any(whole.offset != 1.0)
     assert np.all(variant.offset == 1.0)
 
@@ -75,13 +79,14 @@ def test_the_variants_decide_otherwise() -> None:
     whole = after(agent_rule("whole", parameters)).world.state.weight
     for name, variant in ablate.switched_off(parameters).items():
         if name != "no offset":
-            assert not np.array_equal(after(variant).world.state.weight, whole), name
+            assert not np.array_equal(after(made(variant)).world.state.weight, whole), name
 
 
 def test_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("ablate", "command", "validate"):
         monkeypatch.setattr(f"testbed.train.{module}.scenario", place)
     monkeypatch.setattr(ablate, "EXAMPLES", 1)
+    monkeypatch.setattr(ablate, "REWARDS", ["Jain"])
     monkeypatch.setattr(ablate, "IMITATION", replace(ablate.IMITATION, updates=2, batch=2))
     options = ["--scenarios", "2", "--seeds", "1", "--episodes", "1", "--out", str(tmp_path)]
     assert cli.main(["ablate", *options]) == 0
@@ -92,8 +97,9 @@ def test_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "no queues of the past",
         "middle memory",
         "no factor",
-        "refined (seeds: 1)",
         "imitation without GRU (seeds: 1)",
+        "soft actor-critic alone (seeds: 1)",
+        "refined by Jain (seeds: 1)",
     ]
     for row in rows:
         assert row["cost"]["low"] <= row["cost"]["estimate"] <= row["cost"]["high"]

@@ -54,6 +54,11 @@ def ours(name: str) -> bool:
     return not name.startswith(("haproxy-", "nginx-", "router-"))
 
 
+def learned(name: str) -> bool:
+    """Whether an agent decides."""
+    return name.partition(":")[0] == "agent"
+
+
 def router_weights(name: str, backends: Sequence[Backend]) -> dict[str, int] | None:
     """How the edge router spreads connections over the servers; None where balancers do it."""
     if name not in _ROUTER:

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from testbed.experiments.methods import learned
 from testbed.experiments.place import READY_S, Backend, Place, Standing
 from testbed.processes import Children
 
@@ -41,7 +42,7 @@ def start(name: str, place: Place, backends: Sequence[Backend], children: Childr
 
 def _giver(name: str, config: Path, place: Place, backends: Sequence[Backend]) -> list[str]:
     """Who writes weights, as a command; empty for nobody."""
-    if name.partition(":")[0] == "agent":
+    if learned(name):
         return [sys.executable, "-m", "agent", "--config", str(config)]
     if name != "awcmp":
         return []

@@ -73,7 +73,7 @@ def forget(s: State, m: int, slot: int) -> None:
 
 @inner
 def _per_flow_ns(s: State, m: int, slot: int, time_ns: float) -> float:
-    return time_ns / max(s.q[m, slot], 1.0)
+    return time_ns / max(s.seen[m, slot], 1.0)
 
 
 @inner
@@ -210,7 +210,7 @@ def _least_score(s: State, m: int) -> int:
     tie = s.tie_start[int(uniform(s) * len(s.tie_start))]
     best, best_score = 0, np.inf
     for slot in range(s.q.shape[1]):
-        score = (s.q[m, slot] + s.offset[m, slot] * s.tie_row[tie + slot]) * s.cost[m, slot]
+        score = (s.seen[m, slot] + s.offset[m, slot] * s.tie_row[tie + slot]) * s.cost[m, slot]
         if score < best_score:
             best, best_score = slot, score
     return best
@@ -254,8 +254,8 @@ def _p2c(s: State, m: int, count: int) -> int:
     if second >= first:
         second += 1
     a, b = s.usable[first], s.usable[second]
-    score_a = (s.q[m, a] + 1.0) * s.weight[m, b]
-    score_b = (s.q[m, b] + 1.0) * s.weight[m, a]
+    score_a = (s.seen[m, a] + 1.0) * s.weight[m, b]
+    score_b = (s.seen[m, b] + 1.0) * s.weight[m, a]
     return a if score_a <= score_b else b
 
 
@@ -283,7 +283,7 @@ def _hcl(s: State, m: int, count: int) -> int:
             pool[at], pool[other] = pool[other], pool[at]
         count = POOL
     pool = pool[:count]
-    balancer, history, q = s.balancers[m], s.history[m], s.q[m]
+    balancer, history, q = s.balancers[m], s.history[m], s.seen[m]
     for slot in pool:
         history[balancer.history % HISTORY] = q[slot]
         balancer.history += 1
@@ -308,7 +308,7 @@ def _hcl(s: State, m: int, count: int) -> int:
 
 @outer
 def _source_hash(s: State, m: int, flow: int, count: int) -> int:
-    weight, q, room, flows = s.weight[m], s.q[m], s.filled_ns, 1.0
+    weight, q, room, flows = s.weight[m], s.seen[m], s.filled_ns, 1.0
     for at in range(count):
         room[at] = weight[s.usable[at]]
         flows += q[s.usable[at]]

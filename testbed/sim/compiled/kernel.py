@@ -31,6 +31,9 @@ def advance(s: State, until_s: float) -> bool:
         link_s = s.deferred_s[0] if world.deferred > 0 else np.inf
         arrival_s = s.flows[world.next_flow].at_s if world.next_flow < len(s.flows) else np.inf
         at_s = min(due_s, link_s, arrival_s)
+        # Between events nothing changes: what was to be told since the last one is told now.
+        while world.tell_s <= min(at_s, until_s) and min(at_s, until_s) < np.inf:
+            _tell(s)
         if at_s > until_s or at_s == np.inf:
             if until_s < np.inf:
                 world.now_s = until_s
@@ -66,6 +69,31 @@ def advance(s: State, until_s: float) -> bool:
                 step = _land(s, i)
 
 
+@outer
+def _tell(s: State) -> None:
+    """One balancer tells all others what it has, who keep it until it tells them again."""
+    world = s.world[0]
+    teller = world.teller
+    for slot in range(s.q.shape[1]):
+        view, last = s.views[teller, slot], s.last[teller, slot]
+        q = s.q[teller, slot]
+        for m in range(s.q.shape[0]):
+            if m != teller:
+                told = s.told[m, slot]
+                s.seen[m, slot] += q - last.q
+                told.start_s += view.start_s - last.start_s
+                told.accepted += view.accepted - last.accepted
+                told.failed += view.failed - last.failed
+                told.answered += view.answered - last.answered
+                told.duration_ns += view.duration_ns - last.duration_ns
+        last.q = q
+        last.start_s, last.accepted, last.failed = view.start_s, view.accepted, view.failed
+        last.answered, last.duration_ns = view.answered, view.duration_ns
+    world.teller = (teller + 1) % s.q.shape[0]
+    gap_s = s.balancers[world.teller].phase_s - s.balancers[teller].phase_s
+    world.tell_s += gap_s if world.teller else gap_s + world.tell_every_s
+
+
 @inner
 def _defer(s: State, link_s: float, entry: int, then: int) -> int:
     """Over a link, which takes its time unless the links of the scenario take none."""
@@ -99,6 +127,7 @@ def _send(s: State, i: int, slot: int) -> int:
         return _AWAY
     flow.server = slot
     s.q[flow.balancer, slot] += 1.0
+    s.seen[flow.balancer, slot] += 1.0
     s.servers[slot].flows += 1.0
     view = s.views[flow.balancer, slot]
     view.accepted += 1
@@ -190,6 +219,7 @@ def _land(s: State, i: int) -> int:
         s.duration_t_ns[m, slot, at] = np.uint64(now_ns)
         dispatch.sampled(s, m, slot, float(now_ns), duration_ns)
     s.q[m, slot] -= 1.0
+    s.seen[m, slot] -= 1.0
     s.servers[slot].flows -= 1.0
     view.start_s -= flow.at_s
     if flow.outcome != FINISHED:

@@ -55,10 +55,15 @@ def rule_digest(spec: str) -> str:
     if chosen.weights == "true" or chosen.controller is not None:
         content["source"] = source_digest("testbed.sim.policies")
     if chosen.controller is not None:
-        name, _, parameter = spec.partition(":")
-        content["spec"] = [name, (parameter and _tree_digest(Path(parameter))) or parameter]
-        content["shipped"] = _shipped_digest()
+        content |= parameters_digest(spec)
     return _digest(json.dumps(content, sort_keys=True).encode())
+
+
+def parameters_digest(spec: str) -> dict[str, Any]:
+    """Of what comes after a name and a colon, a file with its content; and of what is shipped."""
+    name, _, parameter = spec.partition(":")
+    given = (parameter and _tree_digest(Path(parameter))) or parameter
+    return {"spec": [name, given], "shipped": _shipped_digest()}
 
 
 @cache
