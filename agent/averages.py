@@ -1,8 +1,8 @@
 """Mean flow durations and queues a backend over several memories, from the data plane's counters.
 
-Lives here: pure arithmetic on two totals, answers and the sum of their durations, and on the ages of
-the flows that still wait. Counters miss no flow, where a reservoir remembers some; so a memory may
-be as long as heavy tails need.
+Lives here: pure arithmetic on two totals, answers and the sum of their durations, and on the ages
+of the flows that still wait. Counters miss no flow, where a reservoir remembers some; so a memory
+may be as long as heavy tails need.
 Never here: features, I/O, clocks.
 Upstream: `shm.snapshot` totals. Downstream: `agent.observe`, and the base of the weights.
 """

@@ -31,7 +31,7 @@ Window = tuple[float, float]
 class Row:
     """seconds, ratio: by figure, over the repetitions; ratio to REFERENCE in the same repetitions,
     None where that has not run. believable: of `repetitions`, how many the load generator was in
-    time for. balancer_us: CPU of all balancers a request."""
+    time for. means_s: by repetition. balancer_us: CPU of all balancers a request."""
 
     case: str
     page: str
@@ -43,7 +43,13 @@ class Row:
     failed: int
     seconds: Mapping[str, Interval]
     ratio: Mapping[str, Interval | None]
+    means_s: Mapping[int, float]
     balancer_us: float
+
+    def over(self, other: Row) -> Interval | None:
+        """This mean over another's in the same repetitions; None where they share none."""
+        both = sorted(self.means_s.keys() & other.means_s.keys())
+        return _ratio([self.means_s[at] for at in both], [other.means_s[at] for at in both])
 
 
 def by_run(kept: Kept, windows: Sequence[Window], timeout_s: float) -> pl.DataFrame:
@@ -134,6 +140,7 @@ def _row(
             name: _ratio(beside[name].to_list(), beside[f"{name}_reference"].to_list())
             for name in FIGURES
         },
+        means_s=dict(zip(table["repetition"].to_list(), table["mean"].to_list(), strict=True)),
         balancer_us=_balancer_us(runs),
     )
 

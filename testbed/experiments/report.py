@@ -116,7 +116,8 @@ def _overview(
         )
         for figure in ("mean", "p99")
     ]
-    return Section("All cases", _verdict(widest, titles), tables, pictures)
+    against, verdict = _against(widest, order, titles)
+    return Section("All cases", verdict, tables + against, pictures)
 
 
 def _widest(found: Sequence[Row], case: str) -> str:
@@ -124,23 +125,32 @@ def _widest(found: Sequence[Row], case: str) -> str:
     return ALL if ALL in pages else next(iter(pages))
 
 
-def _verdict(found: Sequence[Row], titles: Mapping[str, str]) -> str:
-    """Where the agent's mean is above another method's beyond its interval, in plain words."""
-    lost = []
-    for row in found:
-        if not learned(row.method):
-            continue
-        mine = row.seconds["mean"]
-        for other in found:
-            theirs = other.seconds["mean"]
-            same = (other.case, other.page, other.window) == (row.case, row.page, row.window)
-            if same and other.method != row.method and mine.low > theirs.high:
-                lost.append(f"{titles[row.case]}: {other.method}")
-    if not any(learned(row.method) for row in found):
-        return ""
+def _against(
+    found: Sequence[Row], order: Sequence[str], titles: Mapping[str, str]
+) -> tuple[list[Table], str]:
+    """The agent's mean over every other method's, and in words where it is above."""
+    agents = [row for row in found if learned(row.method)]
+    others = list(dict.fromkeys(row.method for row in found if not learned(row.method)))
+    tables, lost = [], []
+    for method in dict.fromkeys(row.method for row in agents):
+        cells: dict[tuple[str, str], Interval | None] = {}
+        for mine in (row for row in agents if row.method == method):
+            for other in (row for row in found if row.case == mine.case):
+                ratio = cells[mine.case, other.method] = mine.over(other)
+                if ratio is not None and ratio.low > 1.0:
+                    lost.append(f"{titles[mine.case]}: {other.method}")
+        lines = [
+            (other, *(_interval(cells.get((label, other))) for label in order)) for other in others
+        ]
+        note = "Below 1 the agent is ahead. The same requests, bootstrap over repetitions."
+        columns = ("method", *(titles[label] for label in order))
+        tables.append(Table(f"mean of {method} over the method's", note, columns, tuple(lines)))
+    if not agents:
+        return [], ""
     if not lost:
-        return "The agent's mean is nowhere above another method's beyond both 95 % intervals."
-    return "The agent's mean is above another's beyond both 95 % intervals here: " + "; ".join(lost)
+        return tables, "Nowhere is the agent's mean above another's beyond their ratio's interval."
+    text = "The agent's mean is above another's beyond their ratio's interval here: "
+    return tables, text + "; ".join(lost) + "."
 
 
 def _case(

@@ -4,8 +4,8 @@ Lives here: the variants, and their paired differences. Never here: training, sc
 
 Four kinds. *Switched off*: the given policy with one part held still, not trained without it.
 *Trained without*: short imitation with and without the GRU, the same examples and updates, from
-fresh parameters. *Refined*: the given policy after a short soft actor-critic, as it ended, with each
-of the rewards. *Without imitation*: the same from fresh parameters.
+fresh parameters. *Refined*: the given policy after a short soft actor-critic, as it ended, with
+each of the rewards. *Without imitation*: the same from fresh parameters.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ WATCHED = 512
 
 @dataclass(frozen=True)
 class Example:
-    """A sequence, and what the table of its scenario says of that time (OFFSETS, MEMORIES, BUSY)."""
+    """A sequence, and what its scenario cost at that time (OFFSETS, MEMORIES, BUSY)."""
 
     seen: Seen
     costs: Float32

@@ -115,8 +115,9 @@ def test_the_page_has_every_method_every_window_and_the_papers_beside(store, tmp
     runs = list(store.runs())
     sections = compared(experiment, "known", "short", runs, tmp_path)
     assert [section.title for section in sections] == ["All cases", "the case", "the other"]
-    # t intervals of three runs overlap.
-    assert "nowhere above" in sections[0].text
+    assert sections[0].text.startswith("Nowhere is the agent's mean above another's")
+    against = next(table for table in sections[0].tables if table.title.startswith("mean of agent"))
+    assert against.rows[0][:2] == ("sed", "0.50 (0.50 to 0.50)")
     page = write(tmp_path, "Known", [(experiment.title, experiment.about, sections)], "about")
     text = (tmp_path / "results.md").read_text()
     for words in ("1 to 10 s", "1 to 5 s", "5 to 10 s", "mpg 11-I-wiki", "Distr-LB", "0.92"):
@@ -136,6 +137,17 @@ def test_windows_outside_of_a_form_are_left_out(tmp_path):
     case = schema.load(path).cases["a"]
     assert windows_of(case, 10.0, 1.0) == [(1.0, 10.0), (1.0, 5.0), (5.0, 10.0)]
     assert windows_of(case, 4.0, 1.0) == [(1.0, 4.0)]
+
+
+def test_where_the_agent_loses_every_time_is_said(store, tmp_path):
+    path = tmp_path / "known.yaml"
+    path.write_text(FILE)
+    for number, lsq_s in enumerate((0.2, 0.4, 0.6)):
+        keep(store, "b", "agent", number, requests(1.1 * lsq_s))
+    found = compared(schema.load(path), "known", "short", list(store.runs()), tmp_path)[0].text
+    assert found.startswith("The agent's mean is above another's beyond")
+    assert "the other: sed; the other: lsq." in found
+    assert "the case" not in found
 
 
 def test_an_agents_run_is_another_with_other_parameters(tmp_path):
