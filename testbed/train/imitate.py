@@ -2,8 +2,9 @@
 
 Lives here: the loss and its loop, in torch. Never here: simulation.
 The loss of an action is what the scenario's table says it costs, interpolated between the grid's
-points; where the table is flat nothing is learned, and where the best cannot be told from what is
-seen the network does what is best in the mean. The GRU is run over whole sequences.
+points and blurred, for interpolation alone has kinks at those points that hold a network; where the
+table is flat nothing is learned, and where the best cannot be told from what is seen the network
+does what is best in the mean. The GRU is run over whole sequences.
 """
 
 from __future__ import annotations
@@ -23,6 +24,12 @@ from testbed.train.rollouts import Sequence as Seen
 from testbed.train.tables import BUSY_U, MEMORIES_U, OFFSETS_U
 
 Float32 = NDArray[np.float32]
+
+AXES = (OFFSETS_U, MEMORIES_U, BUSY_U)
+
+LOOKS = 2
+"""At a table a step, each blurred differently."""
+OUTSIDE = 0.5
 
 WATCHED = 512
 """Sequences that a look at scenarios left out takes."""
@@ -46,7 +53,8 @@ class Settings:
     lr falls to a tenth by a cosine. away: weight of the factor, of which no table tells.
     steady: weight of the change of the actions from step to step. recurrent: False trains for a
     policy whose memory is held at zero. average: of the parameters, which are a running average
-    over the updates; so much of the one before is kept at each.
+    over the updates; so much of the one before is kept at each. blur: how far from the place a
+    cost is looked up, at most, in cells of the grid. clip: costs beyond count as this.
     """
 
     updates: int = 600
@@ -58,6 +66,8 @@ class Settings:
     steady: float = 0.02
     recurrent: bool = True
     average: float = 0.98
+    blur: float = 0.6
+    clip: float = 0.4
     seed: int = 0
 
 
@@ -80,6 +90,7 @@ def train(
 ) -> dict[str, Float32]:
     """Parameters after `settings.updates`, from `begin`; `report(update, loss, actor)` at each."""
     rng = np.random.default_rng(settings.seed)
+    torch.manual_seed(settings.seed)
     actor = Actor()
     actor.load_arrays(begin)
     optimiser = torch.optim.Adam(actor.parameters(), settings.lr)
@@ -103,7 +114,7 @@ def train(
 def cost(actor: Actor, examples: Sequence[Example], settings: Settings) -> float:
     """What the tables of these say of an actor, in the mean over `WATCHED` sequences."""
     rng = np.random.default_rng(settings.seed)
-    alone = replace(settings, batch=WATCHED, away=0.0, steady=0.0)
+    alone = replace(settings, batch=WATCHED, away=0.0, steady=0.0, blur=0.0)
     with torch.no_grad():
         return float(judge(actor, draw(examples, alone, rng), alone))
 
@@ -122,9 +133,27 @@ def judge(actor: Actor, batch: Batch, settings: Settings) -> Tensor:
     away = (u[..., ACTIONS.index("factor")].square() * share).sum(-1)
     change = (u[1:] - u[:-1]).square().mean(-1)
     steady = (change * share).sum(-1).mean()
-    cost = interpolate(batch.costs, places["offset"], places["memory"], places["busy"])
+    at = places["offset"], places["memory"], places["busy"]
+    costs = batch.costs.clamp(-settings.clip, settings.clip)
+    looks = [interpolate(costs, *_blurred(at, settings.blur)) for _ in range(LOOKS)]
+    beyond = sum(_beyond(u, points) for points, u in zip(AXES, at, strict=True))
+    cost = sum(looks) / LOOKS + OUTSIDE * beyond
     # A spread that is wide apart of the ends is only for learning online: it is left as it is.
     return cost.mean() + settings.away * away.mean() + settings.steady * steady
+
+
+def _blurred(places: Sequence[Tensor], blur: float) -> list[Tensor]:
+    """Each (T, B) moved by up to `blur` cells of its axis, evenly, every time elsewhere."""
+    cells = [(points[-1] - points[0]) / (len(points) - 1) for points in AXES]
+    return [
+        place + blur * cell * (2.0 * torch.rand_like(place) - 1.0)
+        for place, cell in zip(places, cells, strict=True)
+    ]
+
+
+def _beyond(place: Tensor, points: Sequence[float]) -> Tensor:
+    """How far outside of the grid, squared: there interpolation is flat, and tells nothing."""
+    return (place - place.clamp(points[0], points[-1])).square()
 
 
 def draw(examples: Sequence[Example], settings: Settings, rng: np.random.Generator) -> Batch:
@@ -152,7 +181,7 @@ def draw(examples: Sequence[Example], settings: Settings, rng: np.random.Generat
 
 def interpolate(costs: Tensor, offset_u: Tensor, memory_u: Tensor, busy_u: Tensor) -> Tensor:
     """costs (B, I, K, S) at places (T, B) each, linear along each axis, flat beyond the edges."""
-    axes = (OFFSETS_U, offset_u), (MEMORIES_U, memory_u), (BUSY_U, busy_u)
+    axes = zip(AXES, (offset_u, memory_u, busy_u), strict=True)
     (i, i_share), (k, k_share), (s, s_share) = (_place(u, points) for points, u in axes)
     batch = torch.arange(costs.shape[0]).expand_as(i)
 
