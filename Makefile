@@ -96,7 +96,7 @@ FUZZ_S ?= 600
 
 fuzz: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[fuzz]'
-	for target in proxy client_hello feedback config; do \
+	for target in proxy client_hello feedback peers config; do \
 		mkdir -p build/fuzz/$$target && $(BIN)/python -m fuzz.$$target -max_total_time=$(FUZZ_S) \
 			-artifact_prefix=build/fuzz/$$target- build/fuzz/$$target fuzz/seeds/$$target || exit 1; \
 	done

@@ -85,7 +85,7 @@ class Averages:
         return means
 
     def busy(self) -> Float64:
-        """(N, K) flows of this balancer that wait for an answer, in the mean: n_j = lambda_j L_j.
+        """(N, K) flows counted here that wait for an answer, in the mean: n_j = lambda_j L_j.
 
         Little's law: the sum of durations over the time in which they ended. Drawn to all backends'
         by PRIOR_FLOWS, as the means are; 0 where nothing was answered. Of answers alone: with those
@@ -121,7 +121,7 @@ class Averages:
 
     @property
     def elasticity(self) -> float:
-        """By how much, in proportion, durations follow the queue that this balancer sees.
+        """By how much, in proportion, durations follow the queue that this balancer knows of.
 
         About 1 where every flow slows all others down, 0 where servers have CPUs to spare or where
         other balancers' flows, which are not seen, make most of the queue.

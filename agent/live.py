@@ -129,7 +129,7 @@ class ServiceAgent:
             attached.block.beat(now_ns)
             return None
         applied = order != lo.AGENT_SHADOW
-        snapshot = attached.reader.snapshot(now_ns, usable_only=True)
+        snapshot = attached.reader.snapshot(now_ns, usable_only=True, peers=True)
         decision = self._agent.step(snapshot, applied)
         if decision.publish and applied:
             attached.block.publish(

@@ -22,6 +22,7 @@ from agent.averages import ANSWERS_TOTAL, DURATION_TOTAL, MEMORIES_FLOWS, Averag
 from agent.carry import carry
 from agent.settings import ACTIONS
 from shm.layout import BACKEND_FAILURES
+from shm.peers import FAILURES_TOTAL
 from shm.snapshot import Exchanges, Ints, Samples, Snapshot, Words
 
 Float32 = NDArray[np.float32]
@@ -57,10 +58,11 @@ FEATURE_COUNT: Final = len(FEATURES)
 SERVICE_COUNT: Final = len(SERVICE_FEATURES)
 
 # The cumulative counters of new flows and exchanges, and of flows failed before a first byte; with
-# BACKEND_FAILURES all that is read of the totals. A snapshot without one reads as 0.
+# FAILURES all that is read of the totals. A snapshot without one reads as 0.
 ARRIVALS_TOTAL: Final = "flows_total"
 EXCHANGES_TOTAL: Final = "exchanges_total"
 UNANSWERED_TOTAL: Final = "unanswered_total"
+FAILURES: Final = (*BACKEND_FAILURES, FAILURES_TOTAL)
 
 DECAY_PER_S: Final = 0.9  # the papers' discount of a sample by its age
 RECENT_DECAY_PER_S: Final = 0.4  # for l_j and L_j: the papers' 0.9 outlives the reservoir itself
@@ -263,7 +265,7 @@ def observe(
     now_ns = snapshot.now_ns
     zeros = np.zeros(count, np.int64)
     arrivals_total = snapshot.totals.get(ARRIVALS_TOTAL, zeros)
-    failures_total = sum((snapshot.totals.get(name, zeros) for name in BACKEND_FAILURES), zeros)
+    failures_total = sum((snapshot.totals.get(name, zeros) for name in FAILURES), zeros)
     arrived = _since(
         identity, arrivals_total, previous, previous.arrivals_total if previous else None
     )

@@ -33,7 +33,9 @@ def needs_new_workers(before: Config, after: Config) -> bool:
 
     def frame(config: Config) -> list[Any]:
         services = [[getattr(s, key) for key in _BUILT_IN] for s in config.services]
-        return [config.workers, config.metrics is None, config.log, services]
+        # Regions have room for what peers tell, or they do not.
+        optional = [config.metrics is None, config.peers is None]
+        return [config.workers, *optional, config.log, services]
 
     return frame(before) != frame(after)
 

@@ -17,6 +17,7 @@ from config.edges import Limits, PerSource, ProxyIn, ProxyOut, SlowClient, Sourc
 from config.health import Check, Feedback, Health, Passive, SlowStart
 from config.logs import FlowLog, Log
 from config.names import Dns, Resolver
+from config.peers import Peers
 from config.schema import Agent, Backend, Config, Ewma, Reservoir, Service, Timeouts
 
 SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
@@ -44,6 +45,7 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("services[].flow_log", FlowLog),
     ("agent", Agent),
     ("api", Api),
+    ("peers", Peers),
     ("log", Log),
     ("resolver", Resolver),
 )

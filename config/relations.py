@@ -36,13 +36,19 @@ def clashes(config: object) -> list[Clash]:
     """All broken rules in `config`, plain data in the shape of `schema.Config` or not at all."""
     services = _elements((), config, "services")
     metrics = config.get("metrics") if isinstance(config, dict) else None
+    peers = config.get("peers") if isinstance(config, dict) else None
     listens = list(_addresses(services, "listen"))
     metrics_address = _address(metrics)
     taken = told_apart(listens, services)
     if metrics_address:
         taken.append((("metrics",), metrics_address))
+    if isinstance(peers, dict) and isinstance(peers.get("listen"), str):
+        peers_address = _address(f"udp:{peers['listen']}")
+        if peers_address:
+            taken.append((("peers", "listen"), peers_address))
     found = [*_repeated(_names(services), "name"), *_repeated(taken, "listen address")]
     found += (Clash(*clash) for clash in front_clashes(listens, services))
+    found += _repeated(_shared_names(services), "name among peers")
     for loc, service in services:
         backends = _elements(loc, service, "backends")
         slots = service.get("slots", DEFAULT_SLOTS)
@@ -78,6 +84,16 @@ def _names(elements: list[tuple[Loc, dict[str, object]]]) -> Iterator[tuple[Loc,
         name = element.get("name")
         if isinstance(name, str):
             yield (*loc, "name"), name
+
+
+def _shared_names(services: list[tuple[Loc, dict[str, object]]]) -> Iterator[tuple[Loc, str]]:
+    """Names under which other balancers know the services, where one at least is given so."""
+    given = [service.get("shared_as") for _, service in services]
+    for (loc, service), shared in zip(services, given, strict=True):
+        key = "name" if shared is None else "shared_as"
+        name = service.get(key)
+        if isinstance(name, str) and any(given):
+            yield (*loc, key), name
 
 
 def _addresses(

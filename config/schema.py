@@ -10,7 +10,6 @@ where and what was found.
 from __future__ import annotations
 
 import ipaddress
-from pathlib import Path
 from typing import Annotated, Literal, Self, get_args
 
 from pydantic import (
@@ -30,6 +29,8 @@ from config.edges import Limits, ProxyIn, ProxyOut, ServerName, Source, Stick
 from config.health import Health
 from config.logs import FlowLog, Log
 from config.names import MAX_NAME_CHARS, Dns, Resolver
+from config.paths import FilePath
+from config.peers import Peers
 from config.problem import dotted
 from config.relations import DEFAULT_SLOTS, clashes
 from config.section import MAX_DURATION_S, Section
@@ -93,20 +94,10 @@ def _datagrams(info: ValidationInfo) -> bool:
     return listen is not None and listen.kind == "udp"
 
 
-def _path(value: object, info: ValidationInfo) -> Path:
-    """A path, taken as relative to `folder` in the validation context if there is one."""
-    if isinstance(value, Path):
-        return value
-    if not isinstance(value, str) or not value or not value.isprintable():
-        raise ValueError("a path, as text")
-    return Path((info.context or {}).get("folder", "")) / value
-
-
 _Text = (PlainSerializer(str), WithJsonSchema({"type": "string"}))
 ListenAddress = Annotated[Address, PlainValidator(_address), *_Text]
 TcpAddress = Annotated[Address, PlainValidator(_tcp_address), *_Text]
 BackendAddress = Annotated[Address, PlainValidator(_destination), *_Text]
-FilePath = Annotated[Path, PlainValidator(_path), *_Text]
 
 
 class Ewma(Section):
@@ -319,6 +310,13 @@ class Service(Section):
     flow_log: FlowLog | None = Field(
         default=None, description="A line a flow in the log; null for none."
     )
+    shared_as: str | None = Field(
+        default=None,
+        pattern=NAME_PATTERN,
+        description=(
+            "The name under which other balancers know the service (see peers); null for its own."
+        ),
+    )
     backends: Annotated[tuple[Backend, ...], Field(strict=False)] = Field(
         min_length=1, description="The servers behind the service, at least one."
     )
@@ -470,6 +468,10 @@ class Config(Section):
     )
     api: Api | None = Field(
         default=None, description="The runtime API, which lbctl speaks; null for none."
+    )
+    peers: Peers | None = Field(
+        default=None,
+        description="Other balancers of the same servers, with whom queues are shared; null: none.",
     )
     log: Log = Field(default=Log(), description="Where events and flows are logged.")
     services: Annotated[tuple[Service, ...], Field(strict=False)] = Field(

@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         return made
 
     command("status", _status, "the daemon, its workers, services and agents at a glance")
+    command("peers", _peers, "the other balancers, and whether they are heard")
     command("backends", _backends, "the backends of a service", "service")
     found = command("flows", _flows, "the oldest open flows of a service", "service")
     found.add_argument("--limit", type=int, default=100)
@@ -109,6 +110,10 @@ def _print(
 
 def _status(client: Client, arguments: argparse.Namespace, console: Console) -> None:
     _print(console, arguments, client.ask("GET", "status"), show.status)
+
+
+def _peers(client: Client, arguments: argparse.Namespace, console: Console) -> None:
+    _print(console, arguments, client.ask("GET", "peers"), show.peers)
 
 
 def _backends(client: Client, arguments: argparse.Namespace, console: Console) -> None:

@@ -79,6 +79,23 @@ def service_cells(service: Values) -> list[str | Text]:
     ]
 
 
+def peers(found: Values) -> RenderableType:
+    if not found["peers"]:
+        return "no peers"
+    table = _table("peer", "heard", "sent", "not sent", "received", "lost")
+    for peer in found["peers"]:
+        table.add_row(
+            peer["peer"],
+            Text(_ago(peer["heard_age_s"]), style="green" if peer["up"] else "red"),
+            *(str(peer[f"{what}_total"]) for what in ("sent", "dropped", "received", "lost")),
+        )
+    refused = {reason: count for reason, count in found["refused_total"].items() if count}
+    if refused:
+        told = ", ".join(f"{reason} {count}" for reason, count in refused.items())
+        table.caption = f"refused: {told}"
+    return table
+
+
 def backends(service: str, found: Values) -> RenderableType:
     table = _table(*BACKEND_COLUMNS, title=service)
     for row in found["backends"]:
@@ -171,7 +188,17 @@ def _table(*columns: str, title: str | None = None) -> Table:
 
 def justified(column: str) -> Literal["left", "right"]:
     """Words are read from the left, numbers from the right."""
-    words = ("backend", "address", "state", "service", "listen", "policy", "weights", "agent")
+    words = (
+        "backend",
+        "address",
+        "state",
+        "service",
+        "listen",
+        "policy",
+        "weights",
+        "agent",
+        "peer",
+    )
     return "left" if column in (*words, "client", "key", "in the file", "in force", "") else "right"
 
 

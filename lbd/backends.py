@@ -20,7 +20,10 @@ from shm.worker import flows_view
 
 
 class Backends:
-    """The supervisor's hand on one region's slots."""
+    """The supervisor's hand on one region's slots.
+
+    shared_as: the name under which other balancers know the service.
+    """
 
     def __init__(self, region: Region, service: Service) -> None:
         self.region = region
@@ -29,6 +32,7 @@ class Backends:
         self._flows = flows_view(region)
         self._leaving: dict[int, bool] = {}  # slot: workers know of it
         self._configured: dict[int, Backend] = {}  # identity: as it was taken into force
+        self.shared_as = service.name
         self.apply(service, monotonic_ns())
 
     def present(self) -> dict[str, SlotEntry]:
@@ -70,6 +74,7 @@ class Backends:
         self.states.refresh()
         self.monitor.configure(service.health, now_ns)
         self._order(service, now_ns)
+        self.shared_as = service.shared_as or service.name
 
     def _order(self, service: Service, now_ns: int) -> None:
         """Limits and states, where the configuration of a backend says another than before."""

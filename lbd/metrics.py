@@ -18,6 +18,7 @@ import numpy as np
 from config.schema import Config
 from lbd.exposition import Exposition, Family
 from lbd.names.metrics import NAME_FAMILIES
+from lbd.peers.metrics import PEER_FAMILIES
 from lbd.process_metrics import PROCESS_FAMILIES, Process, add_process
 from lbd.state_metrics import STATE_FAMILIES, add_states
 from lbd.version import version
@@ -502,6 +503,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
     *AGENT_REALS.values(),
     *(totals.family for totals in AGENT_TOTALS),
     WORKER_AGE,
+    *PEER_FAMILIES,
     *PROCESS_FAMILIES,
     WORKERS,
     BUILD,

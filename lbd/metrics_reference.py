@@ -14,6 +14,7 @@ _GROUPS = {
     "lbd_fallback": "Weights on their way from the agent",
     "lbd_agent_": "The agent",
     "lbd_worker_": "Workers",
+    "lbd_peer_": "Other balancers",
     "lbd_process_": "The daemon",
 }
 
@@ -22,8 +23,9 @@ _HEAD = """\
 
 `metrics: "host:port"` in the configuration serves them at `/metrics`, from the supervisor, read out
 of the shared memory at each scrape. Names are those of HAProxy's exporter where it has one, with
-`lbd_` for `haproxy_`; labels are `service` and `backend`. Units are seconds and bytes. Totals do
-not go back when a worker or the agent dies; they start again when the daemon does.
+`lbd_` for `haproxy_`; labels are `service` and `backend`, or `peer` for another balancer. Units are
+seconds and bytes. Totals do not go back when a worker or the agent dies; they start again when the
+daemon does.
 
 Histograms are native ones of schema 2, four buckets an octave from 15 us to 64 s, for a Prometheus
 that asks for protobuf: 2.40 and later with `--enable-feature=native-histograms`, newer ones with

@@ -37,6 +37,7 @@ from lbd.retry import RetryBudget, Step, next_step
 from lbd.sockets import resolve, sockaddr_name
 from shm import layout as lo
 from shm.histogram import HistogramWriter
+from shm.peers import PeerRows
 from shm.region import Region, SlotEntry
 from shm.states import Flag, StateReader, state_rows
 from shm.weights import Refusal, WeightReader, Weights
@@ -85,6 +86,8 @@ class Service:
         self._histograms = HistogramWriter(region, worker) if histograms else None
         self._reader = WeightReader(region)
         self._weights: Weights | None = None
+        self._peers = PeerRows(region) if region.layout.peers else None
+        self._heard: PeerRows | None = None
         self.address: dict[int, tuple[int, Any]] = {}
         self._rules: object = None
         self._policy: Policy
@@ -172,6 +175,7 @@ class Service:
         self._fallback_load = _load(region, worker, slots, configured, rows)
         for load in (self._load, self._fallback_load):
             load.names = {entry.slot: entry.address for entry in entries}
+            load.count_also(self._heard)
         if self._weights is not None:
             self._weigh(self._weights)
         policy = create(config.policy, self._load, memory, config.hash_bound)
@@ -458,10 +462,23 @@ class Service:
         if self._wants_weights:
             self._poll_weights(now_ns)
         self._follow_states()
+        if self._peers is not None:
+            self._follow_peers(self._peers, now_ns)
         if self._queued:
             # Flows may have ended in other workers.
             self.serve_queue()
         self.block.publish(now_ns)
+
+    def _follow_peers(self, peers: PeerRows, now_ns: int) -> None:
+        """Count other balancers' flows for as long as they are heard; never for limits."""
+        heard = peers if peers.heard(now_ns) else None
+        if heard is self._heard:
+            return
+        self._heard = heard
+        for load in (self._load, self._fallback_load):
+            load.count_also(heard)
+        self._policy.refresh()
+        self._fallback.refresh()
 
     def _weigh(self, found: Weights) -> None:
         self._load.weight[:] = found.weight[: self._load.slots]

@@ -36,6 +36,9 @@ from lbd.logs import LineWriter
 from lbd.metrics import Metrics
 from lbd.names.metrics import add_names
 from lbd.names.names import Names
+from lbd.peers.metrics import add_peers
+from lbd.peers.peering import Peering
+from lbd.peers.talk import Talk
 from lbd.process_metrics import Process
 from lbd.readiness import add_readiness
 from lbd.reload_error import ReloadError
@@ -119,6 +122,7 @@ class Supervisor:
         self._refused = Refused()
         self._tasks: set[asyncio.Task[None]] = set()
         self._names = Names(self._names_changed)
+        self._peering = Peering(lambda: [(one.region, one.shared_as) for one in self.backends])
 
     @property
     def fleet(self) -> Fleet:
@@ -146,6 +150,11 @@ class Supervisor:
     def draining_workers(self) -> int:
         """Of former configurations."""
         return sum(len(fleet.workers) for fleet in self._leaving) + len(self._inherited.lines)
+
+    @property
+    def peers(self) -> Talk | None:
+        """What is said and heard with other balancers; None where there are none."""
+        return self._peering.talk
 
     @property
     def changes(self) -> list[Change]:
@@ -183,6 +192,7 @@ class Supervisor:
         made: list[Backends] = []
         try:
             self._make_regions(config, made)
+            await self._peering.take(self._peering.prepare(config.peers))
             metrics = listen(config.metrics, 1)[0] if config.metrics is not None else None
             if config.api is not None:
                 self._api = ApiServer(self, config.api, self._refused)
@@ -203,7 +213,13 @@ class Supervisor:
         for service in config.services:
             samples = -(-service.reservoir.size // config.workers)
             exchanges = int(service.load == "exchanges")
-            layout = Layout(config.workers, service.slots, samples, exchanges=exchanges)
+            layout = Layout(
+                config.workers,
+                service.slots,
+                samples,
+                exchanges=exchanges,
+                peers=int(config.peers is not None),
+            )
             region = Region.create(service.name, layout)
             try:
                 made.append(Backends(region, self._names.expanded(service)))
@@ -230,6 +246,7 @@ class Supervisor:
 
     async def _clean(self) -> None:
         await self._names.close()
+        await self._peering.close()
         if self._http is not None:
             await self._http.close()
         if self._api is not None:
@@ -248,8 +265,10 @@ class Supervisor:
             http_full_total=self._refused.full_total,
             http_silent_total=self._refused.silent_total,
         )
-        self._metrics.write(out, self.config, self.regions, process, monotonic_ns())
+        now_ns = monotonic_ns()
+        self._metrics.write(out, self.config, self.regions, process, now_ns)
         add_names(out, self._names, self.config.services)
+        add_peers(out, self.peers, now_ns)
 
     def monitor(self, service: str) -> Monitor:
         """The hand on the states of a service's backends. Raises KeyError for a name unknown."""
@@ -290,14 +309,16 @@ class Supervisor:
         await asyncio.to_thread(_resolve_all, before, config)
         try:
             api = self._other_api(config)
-            http = None
+            http = peers = None
             try:
+                peers = self._peering.prepare(config.peers)
                 http = await self._other_http(config)
                 if needs_new_workers(before, config):
                     await self._replace_workers(config)
                 else:
                     await self._apply_in_place(config)
             except BaseException:
+                await self._peering.leave(peers)
                 if http is not None:
                     await http.close()
                 if api is not None:
@@ -305,6 +326,7 @@ class Supervisor:
                 raise
         except (ListenError, ActivationError, RegionError, OSError) as error:
             raise ReloadError(str(error)) from None
+        await self._peering.take(peers)
         if _http_differs(before, config):
             if self._http is not None:
                 await self._http.close()

@@ -16,6 +16,7 @@ import numpy as np
 from shm import layout as lo
 from shm import segment
 from shm.errors import RegionError
+from shm.peers import PeerRows
 from shm.reader import Reader
 from shm.region import Region
 from shm.snapshot import Exchanges, Samples
@@ -128,6 +129,7 @@ def _backends(live: Region, now_ns: int) -> list[dict[str, Any]]:
                 "duration_ms": _samples(seen.duration, row),
                 "fct_ms": _samples(seen.fct, row),
                 **_exchanges(seen.exchanges, row),
+                **_peers(live, entry.slot, now_ns),
             }
         )
     return rows
@@ -146,6 +148,14 @@ def _exchanges(of: Exchanges | None, row: int) -> dict[str, Any]:
         else None,
         "exchange_ms": _samples(of.latency, row),
     }
+
+
+def _peers(live: Region, slot: int, now_ns: int) -> dict[str, Any]:
+    """Nothing where other balancers are not asked; None while none is heard."""
+    if not live.layout.peers:
+        return {}
+    rows = PeerRows(live)
+    return {"peers_q": int(rows.q[slot]) if rows.heard(now_ns) else None}
 
 
 def _samples(of: Samples, row: int) -> dict[str, Any]:

@@ -11,6 +11,8 @@ array that a kernel owns. Times are u64 nanoseconds of CLOCK_MONOTONIC. One writ
     retired         supervisor   what dead workers had counted, kept so that totals never go back,
                                  then their histograms
     agent           agent        its heartbeat, and `depth` weight frames
+    peers           supervisor   where other balancers are heard: the sums of what they tell, live,
+                                 and `depth` frames of it
     worker 0..W-1   that worker  scalars, the counter cache, `depth` counter frames, reservoirs,
                                  histograms
 
@@ -26,7 +28,7 @@ from typing import Final
 WORD: Final = 8
 PAGE: Final = 4096
 MAGIC: Final = int.from_bytes(b"LBDSHM\0\0", "little")
-VERSION: Final = 3
+VERSION: Final = 4
 MAX_SLOTS: Final = 1024
 MAX_WORKERS: Final = 64
 
@@ -48,6 +50,7 @@ H_STATES: Final = 13  # grows with every change of a backend, its weight or its 
 H_AGENT_ORDER: Final = 14  # what an operator asks of the agent: AGENT_RUN, _PAUSE or _SHADOW
 H_EXCHANGES: Final = 15  # 1 where q counts exchanges, 0 where it counts flows
 H_NAME: Final = 16  # 8 words of UTF-8
+H_PEERS: Final = 24  # 1 where there is room for what other balancers tell
 H_BITMAP: Final = 32  # MAX_SLOTS / 64 words; bit s of word s // 64 is slot s
 H_USABLE: Final = 48  # likewise: slots that may get new flows
 HEADER_WORDS: Final = 64
@@ -247,14 +250,58 @@ W_OFFSET: Final = 4  # f64: what dispatch adds to q
 WEIGHT_HEAD_WORDS: Final = 5
 
 
+# What other balancers tell, summed over them. `expires_ns`: until when the gauges hold, 0 while
+# nobody is heard.
+PEER_SCALARS: Final = ("expires_ns",)
+PEER_SCALAR: Final = {name: index for index, name in enumerate(PEER_SCALARS)}
+PEER_SCALAR_WORDS: Final = 8
+
+# Rows of the peers' block, one word a slot. What they are to depends on what q counts (see
+# `PEER_SOURCES`); `q` is f64, as the row is that dispatch adds it to. Totals grow by what others
+# count from when they are first heard.
+PEER_GAUGES: Final = ("q", "waiting", "waiting_start_ns")
+PEER_TOTALS: Final = (
+    "arrivals_total",
+    "answers_total",
+    "duration_ns_total",
+    "unanswered_total",
+    "failures_total",
+)
+PEER_ROWS: Final = ("identity", *PEER_GAUGES, *PEER_TOTALS)
+PEER_ROW: Final = {name: index for index, name in enumerate(PEER_ROWS)}
+
+# By `exchanges`: of which of a worker's rows a balancer tells as what; but of the failures, which
+# are the sum of BACKEND_FAILURES.
+PEER_SOURCES: Final = (
+    {
+        "q": "flows",
+        "waiting": "waiting",
+        "waiting_start_ns": "waiting_start_ns",
+        "arrivals_total": "flows_total",
+        "answers_total": "first_byte_total",
+        "duration_ns_total": "duration_ns_total",
+        "unanswered_total": "unanswered_total",
+    },
+    {
+        "q": "busy",
+        "waiting": "exchanges",
+        "waiting_start_ns": "exchanges_start_ns",
+        "arrivals_total": "exchanges_total",
+        "answers_total": "exchanges_answered_total",
+        "duration_ns_total": "exchange_ns_total",
+        "unanswered_total": "unanswered_total",
+    },
+)
+
+
 @dataclass(frozen=True)
 class Layout:
     """Word offsets of a region for one geometry.
 
     workers: blocks. slots: backends at most. reservoir: samples kept a worker, backend and kind.
     depth: frames of multi-buffering, the papers' m. exchanges: 1 where q counts exchanges, which
-    then have a kind of sample of their own. Raises ValueError where the geometry is outside the
-    limits above.
+    then have a kind of sample of their own. peers: 1 where other balancers are heard. Raises
+    ValueError where the geometry is outside the limits above.
     """
 
     workers: int
@@ -262,6 +309,7 @@ class Layout:
     reservoir: int
     depth: int = 4
     exchanges: int = 0
+    peers: int = 0
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -270,6 +318,7 @@ class Layout:
             ("reservoir", 1, 65536),
             ("depth", 2, 16),
             ("exchanges", 0, 1),
+            ("peers", 0, 1),
         ):
             value = getattr(self, name)
             if not low <= value <= high:
@@ -315,8 +364,27 @@ class Layout:
         return self.agent + AGENT_SCALAR_WORDS + index * self.weight_frame_words
 
     @property
-    def workers_start(self) -> int:
+    def peers_start(self) -> int:
         return self.weight_frame(self.depth)
+
+    @property
+    def peer_rows_words(self) -> int:
+        return len(PEER_ROWS) * self.slots
+
+    @property
+    def peer_rows(self) -> int:
+        return self.peers_start + PEER_SCALAR_WORDS
+
+    @property
+    def peer_frame_words(self) -> int:
+        return FRAME_HEAD_WORDS + self.peer_rows_words
+
+    def peer_frame(self, index: int) -> int:
+        return self.peer_rows + self.peer_rows_words + index * self.peer_frame_words
+
+    @property
+    def workers_start(self) -> int:
+        return self.peer_frame(self.depth) if self.peers else self.peers_start
 
     @property
     def kinds(self) -> tuple[str, ...]:

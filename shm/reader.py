@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from shm import layout as lo
 from shm.frames import FrameRing
 from shm.histogram import histograms_view
+from shm.peers import FAILURES_TOTAL, PeersReader
 from shm.region import Region
 from shm.reservoir import read_samples
 from shm.snapshot import Exchanges, Ints, Samples, Snapshot
@@ -55,6 +56,7 @@ class Reader:
         self._buckets = np.zeros_like(self._retired_histograms)
         self._counters = np.zeros(self._shape, dtype=np.uint64)
         self._scalars = dict.fromkeys(_SCALAR_TOTALS, 0)
+        self._peers = PeersReader(region) if layout.peers else None
 
     def _reservoir_view(self, worker: int) -> NDArray[np.uint64]:
         """(kinds * slots + 1, K, 2) live samples of one worker."""
@@ -128,6 +130,30 @@ class Reader:
         same = epoch % 2 == 0 and self.region.words[lo.H_EPOCH] == epoch
         return total if same else None
 
+    def published(self, rows: Sequence[str]) -> NDArray[np.uint64] | None:
+        """(len(rows), slots) some rows as the workers last published them, so that they fit each
+        other; none of `layout.FLOATS`. None where that cannot be had at once.
+
+        For who looks often: it neither waits nor copies what is not asked for.
+        """
+        wanted = [lo.ROW[row] for row in rows]
+        if self.region.words[lo.H_EPOCH] % 2:
+            return None
+        identities = self.region.identities().copy()
+        total = self._retired[wanted]
+        total[:, self._retired[0] != identities] = 0
+        for ring in self._rings:
+            frame = ring.read()
+            if frame is None:
+                if ring.newest():
+                    return None
+                continue
+            cache = frame[lo.FRAME_HEAD_WORDS :].reshape(self._shape)
+            part = cache[wanted]
+            part[:, cache[0] != identities] = 0
+            total += part
+        return total
+
     def samples(
         self, slots: NDArray[np.int64], identity: NDArray[np.uint64] | None = None
     ) -> tuple[Samples, ...]:
@@ -194,8 +220,12 @@ class Reader:
             for name, index in _SCALAR_TOTALS.items()
         }
 
-    def snapshot(self, now_ns: int, usable_only: bool = False) -> Snapshot:
-        """Everything of the active backends at `now_ns`, or of those that may get new flows."""
+    def snapshot(self, now_ns: int, usable_only: bool = False, peers: bool = False) -> Snapshot:
+        """Everything of the active backends at `now_ns`, or of those that may get new flows.
+
+        peers: with what other balancers tell, where they are heard: q, what waits, and the totals
+        of `layout.PEER_SOURCES`; samples are this balancer's own.
+        """
         region = self.region
         slots = region.usable_slots() if usable_only else region.active_slots()
         counted = self.counters()
@@ -203,6 +233,12 @@ class Reader:
         slots = slots[counted[0, slots] != 0]
         identity = counted[0, slots]
         table = counted[:, slots].astype(np.int64)
+        totals = {name: table[lo.ROW[name]] for name in lo.TOTALS}
+        if peers and self._peers is not None:
+            told = self._peers.sums(now_ns, slots, identity)
+            for name, row in lo.PEER_SOURCES[region.layout.exchanges].items():
+                table[lo.ROW[row]] += told[name]
+            totals[FAILURES_TOTAL] = told["failures_total"]
         waiting = table[lo.ROW["waiting"]]
         duration, fct, *latency, interarrival = self.samples(slots, identity)
         exchanges = None
@@ -211,7 +247,7 @@ class Reader:
             exchanges = Exchanges(
                 busy=table[lo.ROW["busy"]],
                 waiting=asking,
-                waiting_age_ns=_age_ns(now_ns, asking, table[lo.ROW["exchanges_start_ns"]]),
+                waiting_age_ns=summed_age_ns(now_ns, asking, table[lo.ROW["exchanges_start_ns"]]),
                 latency=latency[0],
             )
         return Snapshot(
@@ -221,8 +257,8 @@ class Reader:
             identity=identity,
             flows=table[lo.ROW["flows"]],
             waiting=waiting,
-            waiting_age_ns=_age_ns(now_ns, waiting, table[lo.ROW["waiting_start_ns"]]),
-            totals={name: table[lo.ROW[name]] for name in lo.TOTALS},
+            waiting_age_ns=summed_age_ns(now_ns, waiting, table[lo.ROW["waiting_start_ns"]]),
+            totals=totals,
             duration=duration,
             fct=fct,
             interarrival=interarrival,
@@ -230,7 +266,7 @@ class Reader:
         )
 
 
-def _age_ns(now_ns: int, count: Ints, start_ns: Ints) -> Ints:
+def summed_age_ns(now_ns: int, count: Ints, start_ns: Ints) -> Ints:
     """(N,) summed ages of `count` things whose starts sum up to `start_ns` modulo 2**64."""
     age_ns: Ints = np.maximum(count * now_ns - start_ns, 0)
     return age_ns

@@ -75,6 +75,7 @@ class Region:
         words[lo.H_RESERVOIR] = layout.reservoir
         words[lo.H_DEPTH] = layout.depth
         words[lo.H_EXCHANGES] = layout.exchanges
+        words[lo.H_PEERS] = layout.peers
         words[lo.H_OWNER_PID] = os.getpid()
         words[lo.H_CREATED_NS] = time.monotonic_ns()
         words[lo.H_HEARTBEAT_NS] = time.monotonic_ns()
@@ -111,6 +112,7 @@ class Region:
                 lo.H_RESERVOIR,
                 lo.H_DEPTH,
                 lo.H_EXCHANGES,
+                lo.H_PEERS,
             )
             try:
                 layout = Layout(*(int(head[word]) for word in geometry))
@@ -204,6 +206,9 @@ class Region:
         for index in range(len(lo.STATES)):
             self.words[self.layout.states + index * self.layout.slots + slot] = 0
         self.doubles[self.layout.states + lo.STATE["share"] * self.layout.slots + slot] = 1.0
+        if self.layout.peers:
+            for index in range(len(lo.PEER_ROWS)):
+                self.words[self.layout.peer_rows + index * self.layout.slots + slot] = 0
         self.words[row + lo.S_IDENTITY] = identity
         # The bit comes last: whoever sees it finds the row complete.
         self.words[lo.H_BITMAP + slot // 64] |= 1 << slot % 64

@@ -53,7 +53,8 @@ class Snapshot:
     flows (N,): flows in progress, q of the dispatch rule.
     waiting (N,): those of them that are connected and still without a first server byte.
     waiting_age_ns (N,): the sum of these flows' ages since their connection was established.
-    totals: cumulative counters by name, (N,) each; the names are `shm.layout.TOTALS`.
+    totals: cumulative counters by name, (N,) each; the names are `shm.layout.TOTALS`, and
+    `shm.peers.FAILURES_TOTAL` where other balancers are counted.
     duration: connection established to first server byte. fct: accepted to closed, successes only.
     interarrival: (1, K), between two accepted flows of the service.
     exchanges: where the service counts them; None where q means flows.

@@ -82,6 +82,21 @@ class Status(Answer):
     services: list[ServiceStatus]
 
 
+class PeerStatus(Answer):
+    peer: str = Field(description="Where it listens.")
+    up: bool = Field(description="It is heard, and its flows count.")
+    heard_age_s: float | None = Field(description="null where it never was.")
+    sent_total: int
+    dropped_total: int = Field(description="Datagrams that could not be sent.")
+    received_total: int
+    lost_total: int = Field(description="Datagrams missing between those received.")
+
+
+class PeersStatus(Answer):
+    peers: list[PeerStatus] = Field(description="Empty where none are configured, too.")
+    refused_total: dict[str, int] = Field(description="Datagrams not taken, by reason.")
+
+
 class BackendStatus(Answer):
     name: str
     address: str
@@ -124,7 +139,7 @@ class Flows(Answer):
 class Score(Answer):
     backend: str
     usable: bool
-    q: float = Field(description="Flows in progress, now.")
+    q: float = Field(description="Flows in progress, now; with other balancers'.")
     weight: float = Field(description="Now.")
     score: float | None = Field(description="Now; the least wins.")
     last_score: float | None = Field(description="As it was in the last choice.")

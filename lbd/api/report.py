@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from config.schema import Config
 from config.schema import Service as ServiceConfig
 from lbd.api import models
+from lbd.peers.known import Refusal
+from lbd.peers.talk import Talk
 from shm import histogram, segment
 from shm import layout as lo
 from shm.reader import Reader
@@ -116,6 +118,26 @@ def backends(
             )
         )
     return rows
+
+
+def peers(talk: Talk | None, now_ns: int) -> models.PeersStatus:
+    if talk is None:
+        return models.PeersStatus(peers=[], refused_total={})
+    return models.PeersStatus(
+        peers=[
+            models.PeerStatus(
+                peer=peer.name,
+                up=peer.up,
+                heard_age_s=_age_s(now_ns, peer.heard_ns or 0),
+                sent_total=peer.sent_total,
+                dropped_total=peer.dropped_total,
+                received_total=peer.received_total,
+                lost_total=peer.lost_total,
+            )
+            for peer in talk.peers
+        ],
+        refused_total={reason.value: talk.refused_total[reason] for reason in Refusal},
+    )
 
 
 def _agent(region: Region, now_ns: int) -> models.AgentStatus:

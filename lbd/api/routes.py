@@ -22,6 +22,7 @@ from lbd.api import edits, models, report
 from lbd.api.peer import Level
 from lbd.backends import Backends
 from lbd.fleet import Fleet
+from lbd.peers.talk import Talk
 from lbd.version import version
 from shm import layout as lo
 from shm.region import Region
@@ -53,6 +54,8 @@ class Daemon(Protocol):
     def changes(self) -> list[Change]: ...
     @property
     def draining_workers(self) -> int: ...
+    @property
+    def peers(self) -> Talk | None: ...
     async def edit(self, edit: Callable[[Config], Config]) -> list[Change]: ...
     async def reload(self) -> list[Change]: ...
 
@@ -119,6 +122,10 @@ async def _status(asked: Asked) -> models.Status:
         changes=len(daemon.changes),
         services=[report.service(config, region, now_ns) for config, region in pairs],
     )
+
+
+async def _peers(asked: Asked) -> models.PeersStatus:
+    return report.peers(asked.daemon.peers, monotonic_ns())
 
 
 async def _config(asked: Asked) -> dict[str, Any]:
@@ -205,6 +212,7 @@ _SERVICE: Final = "/v1/services/{service}"
 _BACKEND: Final = f"{_SERVICE}/backends/{{backend}}"
 ROUTES: Final = (
     Route("GET", "/v1/status", Level.READ, "The daemon at a glance.", _status, models.Status),
+    Route("GET", "/v1/peers", Level.READ, "The other balancers.", _peers, models.PeersStatus),
     Route("GET", "/v1/config", Level.READ, "The configuration in force.", _config, None),
     Route(
         "GET",

@@ -70,7 +70,7 @@ class Policy(ABC):
         """
 
     def refresh(self) -> None:  # noqa: B027
-        """`load.usable`, `load.weight` or `load.share` has changed."""
+        """`load.usable`, `load.weight`, `load.share` or what `load` counts has changed."""
 
     def sampled(self, slot: int, now_ns: int, duration_ns: int) -> None:  # noqa: B027
         """A flow on `slot` got its first server byte `duration_ns` after it was connected."""
@@ -122,11 +122,11 @@ class LeastScore(Policy):
         self._offset = 1.0
         self._row: Vector | None = None
         self._first = load.flows[0]
-        self._rest = load.flows[1:]
         self.refresh()
 
     def refresh(self) -> None:
         usable, share = self.load.usable, self.load.share
+        self._rest = self.load.flows[1:]
         self._share: list[float] = share.tolist()
         self.cost.fill(np.inf)
         self.cost[usable] = self.costs()[usable] / share[usable]

@@ -24,6 +24,7 @@ BENCHES = {
     "reader": "testbed.bench.reader",
     "flows": "testbed.bench.flows",
     "scrape": "testbed.bench.scrape",
+    "peers": "testbed.bench.peers",
     "torn": "testbed.bench.torn",
     "gradient": "testbed.bench.gradient",
     "learning": "testbed.bench.learning",

@@ -29,7 +29,7 @@ def run() -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for count in SIZES:
         for name in POLICIES:
-            times = _time(name, count)
+            times = choice_us(name, count)
             rows.append(
                 {
                     "policy": name,
@@ -41,7 +41,8 @@ def run() -> list[dict[str, Any]]:
     return rows
 
 
-def _time(name: str, count: int) -> list[float]:
+def choice_us(name: str, count: int, others: int = 0) -> list[float]:
+    """ROUNDS times; others: rows that are summed besides those of the workers."""
     slots = min(lo.MAX_SLOTS, count)
     region = Region.create(f"bench-{secrets.token_hex(3)}", Layout(2, slots, 64))
     try:
@@ -49,7 +50,7 @@ def _time(name: str, count: int) -> list[float]:
         caches = [cache_view(region, worker) for worker in range(2)]
         rng = np.random.default_rng(1)
         load = Load(
-            [cache[lo.ROW["flows"]].view("<f8") for cache in caches],
+            [cache[lo.ROW["flows"]].view("<f8") for cache in caches] + [np.ones(slots)] * others,
             [cache[lo.ROW["waiting"]].view("<i8") for cache in caches],
             [cache[lo.ROW["waiting_start_ns"]].view("<i8") for cache in caches],
             range(count),

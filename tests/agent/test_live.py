@@ -12,6 +12,7 @@ from pathlib import Path
 from time import monotonic, monotonic_ns, sleep
 from typing import ClassVar
 
+import numpy as np
 import pytest
 
 from agent import live
@@ -19,6 +20,7 @@ from agent.act.network import fresh_parameters
 from agent.learn import checkpoint
 from agent.learn.process import ProcessCounters
 from agent.live import RETRY_NS, ServiceAgent
+from agent.observe import FEATURES, Observation
 from agent.settings import LearnSettings, ProcessSettings
 from agent.steps import Step
 from config.schema import Agent as AgentConfig
@@ -26,6 +28,7 @@ from config.schema import Config
 from shm import layout as lo
 from shm import segment
 from shm.layout import Layout
+from shm.peers import PeersBlock
 from shm.region import Region
 from shm.weights import WeightReader, Weights
 from shm.worker import WorkerBlock
@@ -46,9 +49,9 @@ def frozen(tmp_path: Path) -> AgentConfig:
     return AgentConfig(mode="frozen", checkpoint=path)
 
 
-def make(name: str) -> Region:
+def make(name: str, peers: int = 0) -> Region:
     """A region with three backends and a worker that has seen a flow of each."""
-    region = Region.create(name, Layout(1, 8, 16))
+    region = Region.create(name, Layout(1, 8, 16, peers=peers))
     block = WorkerBlock(region, 0)
     for index in range(3):
         entry = region.add_backend(f"b{index}", f"127.0.0.1:{9001 + index}", 1.0)
@@ -70,6 +73,35 @@ def test_it_waits_for_a_region_and_steps_as_soon_as_it_is_there(name, frozen):
     region = make(name)
     assert agent.step(now_ns + RETRY_NS) is not None
     assert applied(region, now_ns + RETRY_NS)
+    agent.close()
+    region.remove()
+
+
+def test_it_observes_what_other_balancers_tell(name, frozen):
+    region = make(name, peers=1)
+    block = PeersBlock(region)
+    agent = ServiceAgent(name, frozen)
+    now_ns = monotonic_ns() + RETRY_NS
+    waits = np.zeros((2, 8), np.int64)
+    totals = np.zeros((len(lo.PEER_TOTALS), 8), np.int64)
+    arrivals = lo.PEER_TOTALS.index("arrivals_total")
+
+    def step(q: int, arrived: int) -> Observation:
+        nonlocal now_ns
+        totals[arrivals, 1] += arrived
+        block.show([0, q, *[0] * 6], now_ns + 10**9)
+        block.publish(region.identities().copy(), waits, totals, now_ns)
+        decision = agent.step(now_ns)
+        assert decision is not None
+        now_ns += 250_000_000
+        return decision.observation
+
+    step(0, 0)
+    first, second = step(0, 0), step(9, 40)
+    assert (first.arrivals, second.arrivals) == (0, 40)
+    flows = FEATURES.index("flows")
+    assert first.features[:, flows].tolist() == [0.0, 0.0, 0.0]
+    assert second.features[:, flows].argmax() == 1
     agent.close()
     region.remove()
 

@@ -18,6 +18,7 @@ from agent.observe import (
     observe,
     reduce_samples,
 )
+from shm.peers import FAILURES_TOTAL
 from shm.snapshot import Exchanges, Samples
 
 COLUMN = {name: index for index, name in enumerate(FEATURES)}
@@ -139,6 +140,16 @@ def test_failures_and_arrivals_count_since_the_step_before():
     seen = observe(snapshot(2, totals=grown), first)
     assert seen.arrivals == 14
     assert seen.features[:, COLUMN["failure_share"]] == pytest.approx([0.5, 0.0])
+
+
+def test_what_failed_at_other_balancers_is_a_failure_too():
+    first = observe(
+        snapshot(2, totals={"flows_total": np.array([100, 100]), FAILURES_TOTAL: np.zeros(2, int)}),
+        None,
+    )
+    grown = {"flows_total": np.array([110, 104]), FAILURES_TOTAL: np.array([0, 1])}
+    seen = observe(snapshot(2, totals=grown), first)
+    assert seen.features[:, COLUMN["failure_share"]] == pytest.approx([0.0, 0.25])
 
 
 def test_a_new_backend_has_grown_from_zero_and_a_known_one_keeps_its_count():

@@ -47,6 +47,7 @@ services:
     load: exchanges
     responses: null
     flow_log: {sample: 0.1, template: "{client}"}
+    shared_as: everywhere
     proxy_in: {trust: ["10.0.0.0/8", "2001:db8::/32", "192.0.2.1/32", unix], others: plain}
     proxy_out: {version: 2, tlvs: [authority, crc32c]}
     sni: [www.example.org, "*.example.com"]
@@ -77,6 +78,12 @@ agent:
 status_page: true
 api: {listen: "unix:/run/lbd.sock", group: lbd}
 log: {file: /var/log/lbd.log}
+peers:
+  listen: "10.0.0.1:7946"
+  members: ["10.0.0.1:7946", "10.0.0.2:7946"]
+  key_file: /etc/lbd/key
+  every_ms: 10
+  forget_ms: 100
 resolver: {nameservers: ["127.0.0.1:53", "[::1]:53"], timeout_ms: 100, tries: 1}
 """
 
@@ -305,7 +312,7 @@ WRONG_VALUES = [
     ),
     (edit("slots: 8", "slots: 1"), 10, "services[0].slots", "found 1, expected at least 2"),
     (edit("name: b,", "name: a,"), 16, "services[0].backends[1].name", "a unique name in its"),
-    (edit("name: db", "name: web"), 35, "services[1].name", "a unique name .services.0..name"),
+    (edit("name: db", "name: web"), 36, "services[1].name", "a unique name .services.0..name"),
     (
         edit("unix:/run/b.sock", "127.0.0.1:9001"),
         16,
@@ -314,7 +321,7 @@ WRONG_VALUES = [
     ),
     (
         edit("[::1]:5432", "127.0.0.1:8080").replace(SNI, ""),
-        35,
+        36,
         "services[1].listen",
         "a unique listen address",
     ),

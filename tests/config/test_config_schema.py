@@ -41,6 +41,7 @@ def test_defaults_are_the_documented_ones() -> None:
         "metrics": None,
         "status_page": False,
         "api": None,
+        "peers": None,
         "log": {"file": None, "format": "text", "pending_lines": 10000},
         "services": (
             {
@@ -96,6 +97,7 @@ def test_defaults_are_the_documented_ones() -> None:
                 },
                 "queue": {"size": 1000, "timeout_ms": 5000},
                 "flow_log": None,
+                "shared_as": None,
                 "backends": (
                     {
                         "name": "a",

@@ -112,9 +112,9 @@ def test_every_query_finds_something_where_there_is_traffic_and_an_agent(
 ) -> None:
     service = ld.service([backend(echo).address, backend(echo).address], weights="agent")
     metrics = f"127.0.0.1:{ld.free_port()}"
-    one = daemon(
-        service, metrics=metrics, agent={"mode": "learn", "base": "none", "interval_ms": 50}
-    )
+    peers = {"listen": f"127.0.0.1:{ld.free_port()}", "members": [f"127.0.0.1:{ld.free_port()}"]}
+    agent = {"mode": "learn", "base": "none", "interval_ms": 50}
+    one = daemon(service, metrics=metrics, agent=agent, peers=peers)
     stop = threading.Event()
 
     def carry() -> None:

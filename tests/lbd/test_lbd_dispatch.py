@@ -190,6 +190,39 @@ def test_least_time_charges_what_waits_by_its_age() -> None:
     assert counts(chosen, 50) == {1: 50}
 
 
+class Others:
+    """Rows longer than the load, as those of a region are."""
+
+    def __init__(self, q: list[float], waiting: int = 0, since_ns: int = 0) -> None:
+        self.q = np.array([*q, 7.0])
+        self.waiting = np.array([waiting, *[0] * len(q)])
+        self.waiting_start_ns = np.array([since_ns, *[0] * len(q)])
+
+
+@pytest.mark.parametrize("name", sorted({*LEAST, "p2c", "hcl", "source_hash"}))
+def test_flows_of_other_balancers_count_while_they_are_heard(name: str) -> None:
+    load = loaded([0.0, 0.0])
+    chosen = policy(name, load)
+    load.count_also(Others([9.0, 0.0]))
+    chosen.refresh()
+    assert (load.q(0), load.q(1)) == (9.0, 0.0)
+    assert set(counts(chosen, 100)) == {1}
+    load.count_also(None)
+    chosen.refresh()
+    assert load.q(0) == 0.0
+    assert set(counts(chosen, 400)) == {0, 1}
+
+
+def test_least_time_charges_what_waits_at_other_balancers() -> None:
+    load = loaded([1.0, 1.0])
+    chosen = policy("least_time", load)
+    for slot in (0, 1):
+        chosen.sampled(slot, NOW, 10 * MS)
+    load.count_also(Others([0.0, 0.0], waiting=1, since_ns=NOW - 500 * MS))
+    chosen.refresh()
+    assert counts(chosen, 50) == {1: 50}
+
+
 def test_hcl_prefers_cold_backends_to_quick_ones() -> None:
     chosen = policy("hcl", loaded([50.0] + [1.0] * 9))
     for slot in range(10):

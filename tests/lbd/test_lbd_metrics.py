@@ -167,7 +167,12 @@ def test_promtool_has_nothing_to_object_to(daemon: Start, backend: Make, promtoo
     service["load"] = "exchanges"
     service["health"] = {"check": {"interval_ms": 20}}
     metrics = f"127.0.0.1:{ld.free_port()}"
-    daemon(service, metrics=metrics)
+    # One more, which it hears.
+    other = {**service, **ld.service([]), "shared_as": service["name"]}
+    other["backends"] = service["backends"]
+    members = [f"127.0.0.1:{port}" for port in ld.free_ports(2)]
+    for one, own, settings in ((service, 0, {"metrics": metrics}), (other, 1, {})):
+        daemon(one, peers={"listen": members[own], "members": members}, **settings)
     agent = FakeAgent(service["name"])
     agent.give(3.0, 0.5)
     agent.block.beat(1)
@@ -176,6 +181,7 @@ def test_promtool_has_nothing_to_object_to(daemon: Start, backend: Make, promtoo
     agent.block.set("mode", 1)
     ask(service)
     until(lambda: ld.state_word(service["name"], "b1", "checks_total"), "a check")
+    until(lambda: "lbd_peer_heard_age_seconds" in fetch(metrics), "the other one heard")
     text = fetch(metrics)
     agent.close()
     ended = subprocess.run(

@@ -51,8 +51,10 @@ def create(new_name: NewName) -> Iterator[Create]:
     """Creates regions that are closed afterwards."""
     made: list[Region] = []
 
-    def make(workers: int = 2, slots: int = 8, reservoir: int = 4, depth: int = 4) -> Region:
-        made.append(Region.create(new_name(), Layout(workers, slots, reservoir, depth)))
+    def make(
+        workers: int = 2, slots: int = 8, reservoir: int = 4, depth: int = 4, **more: int
+    ) -> Region:
+        made.append(Region.create(new_name(), Layout(workers, slots, reservoir, depth, **more)))
         return made[-1]
 
     yield make
