@@ -169,7 +169,7 @@ def _case(
         for page in dict.fromkeys(row.page for row in found)
     ]
     known = columns()
-    wanted = [known[column] for column in case.beside if column in known]
+    wanted = [known[column] for column in case.beside]
     tables += _beside(wanted, [r for r in found if r.window == found[0].window])
     tables += [_used(runs, settle_s, run_s), _busy(runs, settle_s, run_s)]
     stem = f"{name}-{label}"

@@ -70,7 +70,11 @@ class Played:
 
 
 def play(lab: Any, spec: Spec) -> Played:
-    """Run it. Raises ChildError, ScoreboardError or OSError where a process or a file fails."""
+    """Run it, on a lab that it first resets: one that was killed may have left anything.
+
+    Raises ChildError, LabError, ScoreboardError or OSError where a process or a file fails.
+    """
+    lab.reset()
     with TemporaryDirectory(prefix="lbd-round-") as name, Children() as children:
         folder = Path(name)
         asked = methods.needs_sensors(spec.method) or bool(spec.probes_hz)
@@ -83,8 +87,8 @@ def play(lab: Any, spec: Spec) -> Played:
             with _spread(lab, spread) as entries:
                 played = _load(lab, spec, standing, looks, sensors, entries, folder, children)
         finally:
-            for event in spec.events:
-                _give_back(lab, event)
+            if spec.events:
+                _give_back(lab)
         # Who waited for an answer that nobody wants any more is let go.
         stopping = [child for place in standing for child in place.children]
         for child in stopping:
@@ -256,22 +260,17 @@ def entries_of(lab: Any) -> list[tuple[str, int]]:
 
 
 def _befall(lab: Any, event: Event, children: Children) -> None:
-    cores = {spec.name: spec.cores for spec in lab.topology.servers}
-    for name in _named(lab, event.servers):
-        server = lab.servers[name]
-        server.set_cores(cores[name] * (1 - event.take))
-        for _ in range(event.burn):
-            children.start(f"burner on {name}", _BURNER, popen=server.popen)
+    for spec in lab.topology.servers:
+        if {spec.name, spec.group} & set(event.servers):
+            server = lab.servers[spec.name]
+            server.set_cores(spec.cores * (1 - event.take))
+            for _ in range(event.burn):
+                children.start(f"burner on {spec.name}", _BURNER, popen=server.popen)
 
 
-def _give_back(lab: Any, event: Event) -> None:
-    cores = {spec.name: spec.cores for spec in lab.topology.servers}
-    for name in _named(lab, event.servers):
-        lab.servers[name].set_cores(cores[name])
-
-
-def _named(lab: Any, beginnings: Sequence[str]) -> Iterator[str]:
-    return (name for name in lab.servers if name.startswith(tuple(beginnings)))
+def _give_back(lab: Any) -> None:
+    for spec in lab.topology.servers:
+        lab.servers[spec.name].set_cores(spec.cores)
 
 
 def _until_idle(looks: Mapping[str, Eye]) -> None:
