@@ -106,7 +106,7 @@ Traffic = Annotated[Loop | Trace | Day, Field(discriminator="kind")]
 class Event(Section):
     """From `at_s` on, co-located load takes CPU from these servers.
 
-    servers: names of servers or of their groups. take: this share is gone; with 0 they have all of it
+    servers: their names, or their groups. take: this share is gone; with 0 they have all of it
     again. burn: so many processes that only count, which get their turns within the server's share
     of a core until the run ends; servers that only act as if do not feel them.
     """
@@ -120,7 +120,8 @@ class Event(Section):
 class Case(Section):
     """One traffic on one topology. `title` names it in the report.
 
-    beside: which of the papers' columns stand beside it, `paper/table/column`.
+    beside: which of the papers' columns stand beside it, `paper/table-column`. probes_hz: how often
+    servers are asked how busy they are, by somebody who does nothing with it; several at once.
     """
 
     title: str
@@ -130,6 +131,7 @@ class Case(Section):
     events: Annotated[tuple[Event, ...], Field(strict=False)] = ()
     windows_s: Annotated[tuple[float, ...], Field(strict=False)] = ()
     beside: Annotated[tuple[PaperColumn, ...], Field(strict=False)] = ()
+    probes_hz: Annotated[tuple[Number, ...], Field(strict=False)] = ()
 
 
 class Size(Section):
@@ -163,7 +165,6 @@ class Experiment(Section):
     seed: int = 1
     timeout_s: Seconds = 40.0
     truth_hz: Annotated[float, Field(gt=0, le=200)] = 10.0
-    probes_hz: Annotated[tuple[Number, ...], Field(strict=False)] = ()
     short: Size
     full: Size
 
@@ -175,8 +176,8 @@ class Experiment(Section):
                 raise ValueError(f"no such cases: {', '.join(sorted(unknown))}")
         if self.kind != "decision" and not self.cases:
             raise ValueError("needs at least one case")
-        if self.kind == "probing" and not self.probes_hz:
-            raise ValueError("needs probes_hz")
+        if self.kind == "probing" and not all(case.probes_hz for case in self.cases.values()):
+            raise ValueError("every case needs probes_hz")
         return self
 
 

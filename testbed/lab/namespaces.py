@@ -119,7 +119,7 @@ class Namespaces:
         self.warm_pages = warm_pages
 
     def up(self, topology: Topology) -> NamespaceLab:
-        """Bring the topology up, wait until its servers answer. Already up, and all answer: that one.
+        """Bring the topology up, wait until its servers answer. Already up and answering: that one.
 
         Raises LabError, after removing what had been made.
         """
