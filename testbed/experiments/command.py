@@ -120,7 +120,7 @@ def _run_all(
                 status = EXIT_FAILED
     parts, there = [], {}
     for name, experiment in files.items():
-        runs = there[name] = list(Store(folder / name).runs())
+        runs = there[name] = report.of_form(experiment, form, Store(folder / name).runs())
         if runs:
             sections = study(experiment.kind).sections(experiment, name, form, runs, folder)
             parts.append((experiment.title, experiment.about, sections))

@@ -387,6 +387,12 @@ def preface(
     if began:
         first, last = (datetime.fromtimestamp(at, UTC) for at in (min(began), max(began)))
         lines.append(f"Runs began from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC.")
+    stale = [kept for kept in every if kept.record["key"] != kept.run.key]
+    if stale:
+        lines.append(
+            f"Made with other code, parameters or programs than there are now: {len(stale)} of "
+            f"{len(every)} runs."
+        )
     missing = []
     for name, experiment in files.items():
         wanted, found = _wanted(experiment, form), len(there[name])
@@ -395,6 +401,16 @@ def preface(
     if missing:
         lines.append(f"Missing: {', '.join(missing)}.")
     return " ".join(lines)
+
+
+def of_form(experiment: Experiment, form: Form, runs: Iterable[Kept]) -> list[Kept]:
+    """Those that the file still has: an earlier one may have had other methods and cases."""
+    size = size_of(experiment, form)
+    found = [kept for kept in runs if kept.repetition < size.repetitions]
+    if experiment.kind in ("decision", "reading"):
+        return found
+    cases, methods = cases_of(experiment, form), methods_of(experiment, form)
+    return [kept for kept in found if kept.case in cases and kept.method in methods]
 
 
 def _wanted(experiment: Experiment, form: Form) -> int:

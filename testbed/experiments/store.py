@@ -83,6 +83,11 @@ class Kept:
     def repetition(self) -> int:
         return int(self.record["repetition"])
 
+    @property
+    def run(self) -> Run:
+        """Which one it is; its key is that of today."""
+        return Run(self.case, self.method, self.repetition, self.record["content"])
+
     def requests(self) -> pl.DataFrame:
         """See `round.Played`."""
         return self.table("requests")

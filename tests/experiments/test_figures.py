@@ -9,9 +9,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from testbed.experiments import schema
+from testbed.experiments import programs, schema
 from testbed.experiments.figures import ALL, busy_by_group, rows, used_by_server
-from testbed.experiments.report import compared, preface, windows_of, write, write_docs
+from testbed.experiments.report import compared, of_form, preface, windows_of, write, write_docs
 from testbed.experiments.store import Kept, Run, Store
 from testbed.experiments.studies.probing import errors_of, quality
 from testbed.experiments.studies.steps import intervals_ms
@@ -148,6 +148,31 @@ def test_the_page_has_every_method_every_window_and_the_papers_beside(store, tmp
         assert f'src="{picture.name}"' in html
     figures = pl.read_parquet(tmp_path / "known-figures.parquet")
     assert set(figures["method"]) == {"sed", "lsq", "agent"}
+
+
+def test_what_the_file_no_longer_has_is_not_shown_and_other_code_is_said(store, tmp_path):
+    path = tmp_path / "known.yaml"
+    path.write_text(FILE.replace("methods: [sed, lsq, agent]", "methods: [sed, agent]"))
+    experiment = schema.load(path)
+    runs = of_form(experiment, "short", store.runs())
+    assert {kept.method for kept in runs} == {"sed", "agent"}
+    assert len(runs) == 12
+    about = preface({"known": experiment}, "short", "loopback", {"known": runs})
+    assert "Made with other code" not in about
+    assert "Missing" not in about
+    old = Kept(runs[0].folder, {**runs[0].record, "key": "0" * 64})
+    about = preface({"known": experiment}, "short", "loopback", {"known": [old, *runs[1:]]})
+    assert "than there are now: 1 of 12 runs." in about
+
+
+def test_a_run_depends_on_its_ground_its_method_and_the_programs(monkeypatch):
+    grounds = [Run("a", "sed", 0, {"ground": name}) for name in ("loopback", "namespaces")]
+    content = {"ground": "loopback"}
+    methods_ = [Run("a", name, 0, content) for name in ("haproxy-random", "nginx-least_conn")]
+    before = [run.key for run in grounds + methods_]
+    assert len(set(before)) == 4
+    monkeypatch.setattr(programs, "versions", lambda: {"apache2": "Apache/9"})
+    assert not {run.key for run in grounds + methods_} & set(before)
 
 
 def test_the_page_for_the_documentation_has_its_few_pictures_beside_it(store, tmp_path):
