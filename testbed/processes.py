@@ -193,6 +193,10 @@ class Children:
         for child in reversed(self._children):
             child.stop()
 
+    def cpu_s(self) -> float:
+        """CPU seconds of all children so far, see `Child.cpu_s`."""
+        return sum(child.cpu_s() for child in self._children)
+
     def start(
         self,
         name: str,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import socket
 from dataclasses import dataclass
 
@@ -17,10 +18,16 @@ _ANSWER_MAX_BYTES = 4096
 
 @dataclass(frozen=True)
 class Busy:
-    """jobs: workers at work (the share of CPU is in cpu_s). cpu_s: CPU seconds used so far."""
+    """jobs: workers at work (the share of CPU is in cpu_s). cpu_s: CPU seconds used so far.
+
+    at_s: of CLOCK_MONOTONIC on the server, when it was so. asking_s: CPU seconds that answering has
+    cost the server so far, NaN where it does not tell.
+    """
 
     jobs: int
     cpu_s: float
+    at_s: float
+    asking_s: float = math.nan
 
 
 class AskError(Exception):
@@ -49,7 +56,12 @@ class Asker:
             self._socket.sendall(self._request)
             body = self._answer(self._socket)
             found = json.loads(body)
-            return Busy(int(found["in_service"]), float(found["busy_cpu_s"]))
+            return Busy(
+                int(found["in_service"]),
+                float(found["busy_cpu_s"]),
+                float(found["at_s"]),
+                float(found.get("asking_s", math.nan)),
+            )
         except (OSError, ValueError, KeyError, TypeError) as error:
             self.close()
             raise AskError(f"{self._address[0]}:{self._address[1]}: {error!r}") from error

@@ -29,7 +29,6 @@ class Column:
 
     name: str
     figure: str
-    rate_per_s: float
     seconds: Mapping[str, float]
 
     @property
@@ -53,5 +52,5 @@ def columns() -> Mapping[str, Column]:
         for name, values in tables.items():
             seconds = {k: float(v) for k, v in values.items() if k not in ("rate_per_s", "figure")}
             full = f"{paper}/{name}"
-            found[full] = Column(full, values["figure"], values["rate_per_s"], seconds)
+            found[full] = Column(full, values["figure"], seconds)
     return found

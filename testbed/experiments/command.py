@@ -39,6 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what a lab's servers can do, instead of measuring it",
     )
     parser.add_argument("--report-only", action="store_true", help="of what is there already")
+    parser.add_argument(
+        "--docs",
+        type=Path,
+        metavar="FOLDER",
+        help="write the page there, too: FOLDER/results.md and its pictures in img/results",
+    )
     parser.add_argument("--out", type=Path, default=Path("report/experiments"), metavar="FOLDER")
 
 
@@ -69,7 +75,8 @@ def run(args: argparse.Namespace) -> int:
     unwind_on_signals()
     where = ground(args.on, args.out / args.on, dict(args.capacity))
     with where:
-        return _run_all(console, files, form, where, args.out / args.on, args.report_only)
+        out = args.out / args.on
+        return _run_all(console, files, form, where, out, args.report_only, args.docs)
 
 
 def _capacity(text: str) -> tuple[str, float]:
@@ -86,6 +93,7 @@ def _run_all(
     ground: Ground,
     out: Path,
     report_only: bool,
+    docs: Path | None,
 ) -> int:
     from testbed.experiments import report
     from testbed.experiments.season import UnfitError
@@ -110,17 +118,19 @@ def _run_all(
             except (ChildError, LabError, TraceError, OSError) as error:
                 console.print(f"[bold red]{name}:[/] {error}", highlight=False)
                 status = EXIT_FAILED
-    parts = []
+    parts, there = [], {}
     for name, experiment in files.items():
-        runs = list(Store(folder / name).runs())
+        runs = there[name] = report.of_form(experiment, form, Store(folder / name).runs())
         if runs:
             sections = study(experiment.kind).sections(experiment, name, form, runs, folder)
             parts.append((experiment.title, experiment.about, sections))
             (folder / f"{name}.json").write_text(report.manifest(experiment, form, runs))
     minutes = (time.monotonic() - began_s) / 60
-    about = f"Form: {form}, on {ground.kind}. This time it took {minutes:.1f} minutes."
+    about = report.preface(files, form, ground.kind, there)
     page = report.write(folder, "Experiments", parts, about)
-    console.print(f"report: {page}")
+    console.print(f"report, after {minutes:.1f} minutes: {page}")
+    if docs is not None:
+        console.print(f"for the documentation: {report.write_docs(docs, 'Results', parts, about)}")
     return status
 
 

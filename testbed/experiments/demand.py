@@ -94,7 +94,7 @@ def demand(traffic: Loop | Trace | Day, rate_per_s: float, duration_s: float, se
             page = np.full(len(planned_s), Page.LOOP, np.uint8)
             return _demand(planned_s, page, np.rint(iterations).astype(np.int64), duration_s, rng)
         case Day():
-            planned_s = _poisson(rng, _shape(traffic) * rate_per_s, duration_s)
+            planned_s = _poisson(rng, shape(traffic) * rate_per_s, duration_s)
             is_wiki = rng.random(len(planned_s)) < traffic.wiki
             page = np.where(is_wiki, Page.WIKI, Page.STATIC).astype(np.uint8)
             return _demand(planned_s, page, _popular(len(planned_s), rng), duration_s, rng)
@@ -102,7 +102,7 @@ def demand(traffic: Loop | Trace | Day, rate_per_s: float, duration_s: float, se
             return _replay(traffic, rate_per_s, duration_s, rng)
 
 
-def _shape(traffic: Day) -> Floats:
+def shape(traffic: Day) -> Floats:
     """(bins,) the rate over that of hour 0, along the run."""
     if traffic.to_h is None:
         hours = np.array([traffic.from_h])

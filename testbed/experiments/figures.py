@@ -1,8 +1,8 @@
 """Runs in figures: one row a case, page, window and method, with intervals over repetitions.
 
 Lives here: numbers. Never here: how they are shown, what the papers say (`beside`).
-Latency is from the planned time of a request that was answered; failures are counted beside it,
-and once more in `all_mean`, where each is as long as a client waits.
+Latency is from the planned time of a request. One that failed counts as long as a client waits, so
+that nobody gains by failing; `answered_mean` is of those that were answered.
 """
 
 from __future__ import annotations
@@ -13,13 +13,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from testbed.experiments.store import Kept
 from testbed.stats import Interval, mean_interval, ratio_interval
 
 REFERENCE = "sed"
 
-FIGURES = ("mean", "p50", "p90", "p95", "p99", "all_mean")
+FIGURES = ("mean", "p50", "p90", "p95", "p99", "answered_mean")
+
+PAIRS_MIN = 5
+"""Repetitions below which no interval is given: a bootstrap of fewer is far too narrow."""
 
 ALL = "all"
 """Pages of every kind together."""
@@ -30,8 +34,9 @@ Window = tuple[float, float]
 @dataclass(frozen=True)
 class Row:
     """seconds, ratio: by figure, over the repetitions; ratio to REFERENCE in the same repetitions,
-    None where that has not run. believable: of `repetitions`, how many the load generator was in
-    time for. means_s: by repetition. balancer_us: CPU of all balancers a request."""
+    None where that has not run. believable: of `repetitions`, how many there is no reason to doubt.
+    sound: by figure and repetition, those only. balancer_us: CPU of all balancers a request.
+    load: what it really was, mean over repetitions; None where it cannot be told."""
 
     case: str
     page: str
@@ -43,13 +48,16 @@ class Row:
     failed: int
     seconds: Mapping[str, Interval]
     ratio: Mapping[str, Interval | None]
-    means_s: Mapping[int, float]
+    sound: Mapping[str, Mapping[int, float]]
     balancer_us: float
+    load: float | None
 
-    def over(self, other: Row) -> Interval | None:
-        """This mean over another's in the same repetitions; None where they share none."""
-        both = sorted(self.means_s.keys() & other.means_s.keys())
-        return _ratio([self.means_s[at] for at in both], [other.means_s[at] for at in both])
+    def over(self, other: Row, figure: str) -> Interval | None:
+        """This figure over another's in the same repetitions; None where they share none that is
+        to be believed of both."""
+        mine, theirs = self.sound[figure], other.sound[figure]
+        both = sorted(mine.keys() & theirs.keys())
+        return _ratio([mine[at] for at in both], [theirs[at] for at in both])
 
 
 def by_run(kept: Kept, windows: Sequence[Window], timeout_s: float) -> pl.DataFrame:
@@ -69,17 +77,30 @@ def by_run(kept: Kept, windows: Sequence[Window], timeout_s: float) -> pl.DataFr
 
 
 def _run(requests: pl.DataFrame, timeout_s: float) -> dict[str, float]:
-    ok = requests["outcome"] == "ok"
-    answered = requests.filter(ok)["latency_s"].to_numpy()
-    found: dict[str, float] = {"requests": len(requests), "failed": len(requests) - len(answered)}
-    if len(answered):
-        p50, p90, p95, p99 = np.percentile(answered, (50, 90, 95, 99)).tolist()
-        found |= {"mean": float(answered.mean()), "p50": p50, "p90": p90, "p95": p95, "p99": p99}
-    else:
-        found |= dict.fromkeys(FIGURES, math.nan)
-    total_s = answered.sum() + timeout_s * (len(requests) - len(answered))
-    found["all_mean"] = float(total_s / len(requests))
-    return found
+    latency_s = waited_s(requests, timeout_s)
+    answered = requests.filter(pl.col("outcome") == "ok")["latency_s"].to_numpy()
+    p50, p90, p95, p99 = np.percentile(latency_s, (50, 90, 95, 99)).tolist()
+    return {
+        "requests": len(requests),
+        "failed": len(requests) - len(answered),
+        "mean": float(latency_s.mean()),
+        "p50": p50,
+        "p90": p90,
+        "p95": p95,
+        "p99": p99,
+        "answered_mean": float(answered.mean()) if len(answered) else math.nan,
+    }
+
+
+def waited_s(requests: pl.DataFrame, timeout_s: float) -> NDArray[np.float64]:
+    """Latencies of all requests; of one that failed as long as a client waits."""
+    return (
+        requests.select(
+            pl.when(pl.col("outcome") == "ok").then(pl.col("latency_s")).otherwise(timeout_s)
+        )
+        .to_series()
+        .to_numpy()
+    )
 
 
 def rows(
@@ -125,6 +146,9 @@ def _row(
     reference: pl.DataFrame,
     runs: Sequence[Kept],
 ) -> Row:
+    sound = {run.repetition for run in runs if not run.record["why_not"]}
+    loads = [run.record["load"] for run in runs if run.record.get("load") is not None]
+    numbers = table["repetition"].to_list()
     beside = table.join(reference, on="repetition", suffix="_reference").sort("repetition")
     return Row(
         case=case,
@@ -140,8 +164,16 @@ def _row(
             name: _ratio(beside[name].to_list(), beside[f"{name}_reference"].to_list())
             for name in FIGURES
         },
-        means_s=dict(zip(table["repetition"].to_list(), table["mean"].to_list(), strict=True)),
+        sound={
+            name: {
+                at: value
+                for at, value in zip(numbers, table[name].to_list(), strict=True)
+                if at in sound
+            }
+            for name in FIGURES
+        },
         balancer_us=_balancer_us(runs),
+        load=sum(loads) / len(loads) if loads else None,
     )
 
 
@@ -149,14 +181,20 @@ def _mean(values: Sequence[float]) -> Interval:
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
         return Interval(math.nan, -math.inf, math.inf)
-    return mean_interval(finite)
+    return _enough(mean_interval(finite), len(finite))
+
+
+def _enough(interval: Interval, count: int) -> Interval:
+    """The same; without bounds where repetitions are too few for any."""
+    return interval if count >= PAIRS_MIN else Interval(interval.estimate, -math.inf, math.inf)
 
 
 def _ratio(above: Sequence[float], below: Sequence[float]) -> Interval | None:
     pairs = [(a, b) for a, b in zip(above, below, strict=True) if math.isfinite(a) and b > 0]
     if not pairs:
         return None
-    return ratio_interval([a for a, _ in pairs], [b for _, b in pairs], seed=0)
+    found = ratio_interval([a for a, _ in pairs], [b for _, b in pairs], seed=0)
+    return _enough(found, len(pairs))
 
 
 def _balancer_us(runs: Sequence[Kept]) -> float:
@@ -175,22 +213,17 @@ def busy_by_group(kept: Kept, settle_s: float, until_s: float) -> dict[str, list
 
 
 def used_by_server(kept: Kept, settle_s: float, until_s: float) -> dict[str, float]:
-    """CPU used over what the server had, while the run was settled."""
-    cores = _cores(kept)
+    """CPU used over what the server had at each moment, while the run was settled."""
     truth = kept.truth().filter(pl.col("at_s").is_between(settle_s, until_s))
     found = {}
     for (server,), looks in truth.sort("at_s").group_by(["server"], maintain_order=True):
         spent_s = looks["cpu_s"][-1] - looks["cpu_s"][0]
-        span_s = looks["at_s"][-1] - looks["at_s"][0]
-        found[str(server)] = spent_s / span_s / cores[str(server)] if span_s > 0 else math.nan
+        # What it had from one look to the next is what it was found to have at the first.
+        had_s = float((looks["at_s"].diff()[1:] * looks["cores"][:-1]).sum())
+        found[str(server)] = spent_s / had_s if had_s > 0 else math.nan
     return found
 
 
 def _groups(kept: Kept) -> dict[str, str]:
     groups = kept.record["content"]["topology"]["groups"]
     return {f"{g['name']}{n + 1}": str(g["name"]) for g in groups for n in range(g["count"])}
-
-
-def _cores(kept: Kept) -> dict[str, float]:
-    groups = kept.record["content"]["topology"]["groups"]
-    return {f"{g['name']}{n + 1}": float(g["cores"]) for g in groups for n in range(g["count"])}

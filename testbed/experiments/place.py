@@ -14,7 +14,7 @@ from pathlib import Path
 
 from testbed.processes import Child, ChildError, Popen
 
-READY_S = 20.0
+READY_S = 60.0
 _POLL_S = 0.02
 _LISTEN = "0A"
 

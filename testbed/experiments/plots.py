@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
 
-from testbed.experiments.figures import Row, busy_by_group
+from testbed.experiments.figures import Row, busy_by_group, waited_s
 from testbed.experiments.store import Kept
 
 _BINS_S = 1.0
@@ -32,10 +32,10 @@ def save(figure: Figure, path: Path) -> Path:
     return path
 
 
-def latency(runs: Sequence[Kept], settle_s: float) -> Figure:
-    """Share of requests that take longer, by method."""
+def latency(runs: Sequence[Kept], settle_s: float, timeout_s: float) -> Figure:
+    """Share of requests that take longer, by method; failures as long as a client waits."""
     figure, axes = plt.subplots(figsize=(7, 4.2))
-    for number, (method, latency_s) in enumerate(_latencies(runs, settle_s).items()):
+    for number, (method, latency_s) in enumerate(_latencies(runs, settle_s, timeout_s).items()):
         ordered_ms = np.sort(latency_s) * 1e3
         longer = 1.0 - np.linspace(0, 1, len(ordered_ms), endpoint=False)
         style = "-" if number < 10 else "--"
@@ -47,11 +47,11 @@ def latency(runs: Sequence[Kept], settle_s: float) -> Figure:
     return figure
 
 
-def _latencies(runs: Iterable[Kept], settle_s: float) -> dict[str, np.ndarray]:
+def _latencies(runs: Iterable[Kept], settle_s: float, timeout_s: float) -> dict[str, np.ndarray]:
     found: dict[str, list[np.ndarray]] = {}
     for kept in runs:
-        of = kept.requests().filter((pl.col("outcome") == "ok") & (pl.col("planned_s") >= settle_s))
-        found.setdefault(kept.method, []).append(of["latency_s"].to_numpy())
+        of = kept.requests().filter(pl.col("planned_s") >= settle_s)
+        found.setdefault(kept.method, []).append(waited_s(of, timeout_s))
     return {method: np.concatenate(parts) for method, parts in found.items() if parts}
 
 
@@ -87,14 +87,18 @@ def busy(runs: Sequence[Kept], settle_s: float, until_s: float) -> Figure:
     return figure
 
 
-def over_time(runs: Sequence[Kept], marks_s: Sequence[float]) -> Figure:
-    """Mean latency of the requests planned in each second, over repetitions; marks: events."""
+def over_time(runs: Sequence[Kept], marks_s: Sequence[float], timeout_s: float) -> Figure:
+    """Mean latency of the requests planned in each second, over repetitions; marks: events.
+
+    Failures count as long as a client waits.
+    """
     figure, axes = plt.subplots(figsize=(7, 4.2))
     for method in dict.fromkeys(kept.method for kept in runs):
         tables = [kept.requests() for kept in runs if kept.method == method]
-        ok = pl.concat(tables).filter(pl.col("outcome") == "ok")
+        every = pl.concat(tables)
+        waited = every.with_columns(latency_s=pl.Series(waited_s(every, timeout_s)))
         bins = (
-            ok.group_by((pl.col("planned_s") / _BINS_S).floor().alias("bin"))
+            waited.group_by((pl.col("planned_s") / _BINS_S).floor().alias("bin"))
             .agg(pl.col("latency_s").mean())
             .sort("bin")
         )

@@ -27,10 +27,13 @@ PROBES = {
     "server": pl.String,
     "busy": pl.Int64,
     "cpu_s": pl.Float64,
+    "taken_s": pl.Float64,
+    "asking_s": pl.Float64,
     "took_s": pl.Float64,
     "wire_bytes": pl.Int64,
 }
-"""at_s: of CLOCK_MONOTONIC, when the answer was there. wire_bytes: question and answer."""
+"""at_s: of CLOCK_MONOTONIC, when the answer was there, as asked for. taken_s: when the server took
+it. asking_s: see `asking.Busy`. wire_bytes: question and answer."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -69,7 +72,9 @@ def _ask(asker: Asker, server: str, hz: float, rows: list[tuple[Any, ...]], stop
             due_s = max(due_s + 1 / hz, time.monotonic())
         now_s = time.monotonic()
         size = asker.wire_bytes - before
-        rows.append((now_s, hz, server, busy.jobs, busy.cpu_s, now_s - began_s, size))
+        took_s = now_s - began_s
+        row = (now_s, hz, server, busy.jobs, busy.cpu_s, busy.at_s, busy.asking_s, took_s, size)
+        rows.append(row)
     asker.close()
 
 

@@ -10,18 +10,23 @@ import html
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from string import Template
+from typing import Any
 
 import markdown as to_html
 import polars as pl
+from PIL import Image
 
 from testbed.experiments import plots
 from testbed.experiments.beside import LEARNED, Column, columns
+from testbed.experiments.demand import shape
 from testbed.experiments.figures import (
     ALL,
     FIGURES,
+    PAIRS_MIN,
     Row,
     Window,
     busy_by_group,
@@ -29,14 +34,22 @@ from testbed.experiments.figures import (
     used_by_server,
 )
 from testbed.experiments.methods import learned
-from testbed.experiments.schema import Case, Experiment, Form
+from testbed.experiments.schema import Case, Day, Experiment, Form, Size
 from testbed.experiments.season import cases_of, methods_of, size_of
 from testbed.experiments.store import Kept
+from testbed.experiments.verdict import FIGURES as FIGURES_JUDGED
+from testbed.experiments.verdict import in_words
 from testbed.sim.league.report import markdown
 from testbed.sim.league.summary import Table
 from testbed.stats import Interval
 
 NOTHING = "-"
+ALL_CASES = "All cases"
+
+PICTURES_MAX = 20
+"""In the documentation."""
+
+_COLOURS = 48
 
 
 @dataclass(frozen=True)
@@ -64,8 +77,9 @@ def compared(
     """A section a case; and one over all cases where there are several."""
     size, cases = size_of(experiment, form), cases_of(experiment, form)
     order = [*methods_of(experiment, form), *(kept.method for kept in runs)]
+    given = [kept for kept in runs if kept.case in cases]
     runs = sorted(
-        (kept for kept in runs if kept.case in cases),
+        alike(given),
         key=lambda kept: (list(cases).index(kept.case), order.index(kept.method), kept.repetition),
     )
     windows = {label: windows_of(case, size.run_s, size.settle_s) for label, case in cases.items()}
@@ -79,8 +93,18 @@ def compared(
         if mine:
             of_case = [kept for kept in runs if kept.case == label]
             sections.append(
-                _case(name, label, case, mine, of_case, size.settle_s, size.run_s, folder)
+                _case(name, label, case, mine, of_case, size, experiment.timeout_s, folder)
             )
+    left_out = len(given) - len(runs)
+    if left_out:
+        sections.append(
+            Section(
+                "Left out",
+                f"{left_out} runs that are there were of other traffic, rates or lengths than the "
+                "newest of their case.",
+                [],
+            )
+        )
     return sections
 
 
@@ -102,7 +126,8 @@ def _overview(
         tables.append(
             Table(
                 f"{figure}, ratio to SED",
-                "With the 95 % bootstrap interval over repetitions on the same requests.",
+                f"Failures counted. With the 95 % bootstrap interval over repetitions on the same "
+                f"requests, from {PAIRS_MIN} repetitions on.",
                 ("method", *(titles[label] for label in order)),
                 tuple(
                     (method, *(_interval(cells.get((label, method))) for label in order))
@@ -117,7 +142,7 @@ def _overview(
         for figure in ("mean", "p99")
     ]
     against, verdict = _against(widest, order, titles)
-    return Section("All cases", verdict, tables + against, pictures)
+    return Section(ALL_CASES, verdict, tables + against, pictures)
 
 
 def _widest(found: Sequence[Row], case: str) -> str:
@@ -128,29 +153,32 @@ def _widest(found: Sequence[Row], case: str) -> str:
 def _against(
     found: Sequence[Row], order: Sequence[str], titles: Mapping[str, str]
 ) -> tuple[list[Table], str]:
-    """The agent's mean over every other method's, and in words where it is above."""
-    agents = [row for row in found if learned(row.method)]
-    others = list(dict.fromkeys(row.method for row in found if not learned(row.method)))
-    tables, lost = [], []
-    for method in dict.fromkeys(row.method for row in agents):
-        cells: dict[tuple[str, str], Interval | None] = {}
-        for mine in (row for row in agents if row.method == method):
-            for other in (row for row in found if row.case == mine.case):
-                ratio = cells[mine.case, other.method] = mine.over(other)
-                if ratio is not None and ratio.low > 1.0:
-                    lost.append(f"{titles[mine.case]}: {other.method}")
-        lines = [
-            (other, *(_interval(cells.get((label, other))) for label in order)) for other in others
-        ]
-        note = "Below 1 the agent is ahead. The same requests, bootstrap over repetitions."
-        columns = ("method", *(titles[label] for label in order))
-        tables.append(Table(f"mean of {method} over the method's", note, columns, tuple(lines)))
-    if not agents:
-        return [], ""
-    if not lost:
-        return tables, "Nowhere is the agent's mean above another's beyond their ratio's interval."
-    text = "The agent's mean is above another's beyond their ratio's interval here: "
-    return tables, text + "; ".join(lost) + "."
+    """The agent over every other method, case by case, and in words."""
+    agents = dict.fromkeys(row.method for row in found if learned(row.method))
+    others = dict.fromkeys(row.method for row in found if not learned(row.method))
+    by_place = {(row.case, row.method): row for row in found}
+    tables = []
+    for method in agents:
+        for figure in FIGURES_JUDGED:
+            lines = []
+            for other in others:
+                cells = []
+                for label in order:
+                    mine, theirs = by_place.get((label, method)), by_place.get((label, other))
+                    known = mine is not None and theirs is not None
+                    cells.append(_interval(mine.over(theirs, figure)) if known else NOTHING)
+                lines.append((other, *cells))
+            note = "Below 1 the agent is ahead. The same requests, runs that are to be believed."
+            columns = ("method", *(titles[label] for label in order))
+            tables.append(
+                Table(f"{figure} of {method} over the method's", note, columns, tuple(lines))
+            )
+    words = [
+        f"{titles[label]}: {said}"
+        for label in order
+        if (said := in_words([row for row in found if row.case == label]))
+    ]
+    return tables, " ".join(words)
 
 
 def _case(
@@ -159,42 +187,81 @@ def _case(
     case: Case,
     found: Sequence[Row],
     runs: Sequence[Kept],
-    settle_s: float,
-    run_s: float,
+    size: Size,
+    timeout_s: float,
     folder: Path,
 ) -> Section:
+    settle_s, run_s = size.settle_s, size.run_s
     tables = [
         _latencies(page, window, [r for r in found if (r.page, r.window) == (page, window)])
         for window in dict.fromkeys(row.window for row in found)
         for page in dict.fromkeys(row.page for row in found)
     ]
     known = columns()
-    wanted = [known[column] for column in case.beside if column in known]
+    wanted = [known[column] for column in case.beside]
     tables += _beside(wanted, [r for r in found if r.window == found[0].window])
-    tables += [_used(runs, settle_s, run_s), _busy(runs, settle_s, run_s)]
+    burning = any(event.burn for event in case.events)
+    tables += [_used(runs, settle_s, run_s, burning), _busy(runs, settle_s, run_s)]
     stem = f"{name}-{label}"
     pictures = [
-        plots.save(plots.latency(runs, settle_s), folder / f"{stem}-latency.png"),
+        plots.save(plots.latency(runs, settle_s, timeout_s), folder / f"{stem}-latency.png"),
         plots.save(plots.busy(runs, settle_s, run_s), folder / f"{stem}-busy.png"),
     ]
     if case.events or case.windows_s:
         marks = [event.at_s for event in case.events]
-        pictures.append(plots.save(plots.over_time(runs, marks), folder / f"{stem}-time.png"))
-    rate = float(runs[0].record["content"]["rate_per_s"])
-    late = sum(bool(kept.record["why_not"]) for kept in runs)
-    text = f"{rate:.1f} requests a second; {len(runs)} runs of {run_s:g} s."
-    if late:
-        text += f" In {late} of them the load generator was late: read those with care."
+        pictures.append(
+            plots.save(plots.over_time(runs, marks, timeout_s), folder / f"{stem}-time.png")
+        )
+    rate = sum(len(kept.requests()) for kept in runs) / run_s / len(runs)
+    planned = planned_load(case)
+    text = f"{rate:.1f} requests a second; {len(runs)} runs of {run_s:g} s"
+    text += f"; planned load {planned:.2f}. " if planned is not None else ". "
+    whole = [row for row in found if row.window == found[0].window]
+    text += " ".join(part for part in (doubted(runs), in_words(whole)) if part)
     return Section(case.title, text, tables, pictures)
+
+
+def planned_load(case: Case) -> float | None:
+    """What the servers were to be loaded with, on average over a run; None for a fixed rate."""
+    traffic = case.traffic
+    if traffic.load is None:
+        return None
+    return traffic.load * (float(shape(traffic).mean()) if isinstance(traffic, Day) else 1.0)
+
+
+def doubted(runs: Sequence[Kept]) -> str:
+    """Names every run that is not to be believed, and why; empty if there is none."""
+    named = [
+        f"{kept.method} {kept.repetition} ({', '.join(kept.record['why_not'])})"
+        for kept in runs
+        if kept.record.get("why_not")
+    ]
+    if not named:
+        return ""
+    return f"Not to be believed, {len(named)} of {len(runs)} runs: {'; '.join(named)}."
+
+
+def alike(runs: Sequence[Kept]) -> list[Kept]:
+    """Those of each case that are what its newest one is: others were left by another file."""
+
+    def kind(kept: Kept) -> Mapping[str, Any]:
+        return {k: v for k, v in kept.record["content"].items() if k != "seed"}
+
+    newest: dict[str, Kept] = {}
+    for kept in sorted(runs, key=lambda kept: float(kept.record.get("began_s", 0.0))):
+        newest[kept.case] = kept
+    return [kept for kept in runs if kind(kept) == kind(newest[kept.case])]
 
 
 def _latencies(page: str, window: Window, found: Sequence[Row]) -> Table:
     title = "Latency" if page == ALL else f"Latency, {page} pages"
     return Table(
         f"{title}, {window[0]:g} to {window[1]:g} s",
-        "Milliseconds from the planned time; mean over repetitions (95 %, Student's t). "
-        "all: failures counted as long as a client waits. CPU: of all balancers, "
-        "microseconds a request.",
+        f"Milliseconds from the planned time, failures as long as a client waits; answered: the "
+        f"mean of those that were answered. Mean over repetitions (95 %, Student's t, from "
+        f"{PAIRS_MIN} on). CPU: of all balancers, microseconds a request, over whole runs, idle "
+        f"time included. load: arrivals times what an answer really cost the servers, over what "
+        f"they had at first. sound: runs that there is no reason to doubt.",
         (
             "method",
             "mean",
@@ -203,10 +270,11 @@ def _latencies(page: str, window: Window, found: Sequence[Row]) -> Table:
             "p90",
             "p99",
             "p99 to SED",
-            "all",
+            "answered",
             "failed",
             "CPU",
-            "punctual",
+            "load",
+            "sound",
         ),
         tuple(
             (
@@ -217,9 +285,10 @@ def _latencies(page: str, window: Window, found: Sequence[Row]) -> Table:
                 _ms(row.seconds["p90"]),
                 _ms(row.seconds["p99"]),
                 _interval(row.ratio["p99"]),
-                _ms(row.seconds["all_mean"]),
+                _ms(row.seconds["answered_mean"]),
                 f"{row.failed} of {row.requests}",
                 f"{row.balancer_us:.0f}",
+                _plain(row.load),
                 f"{row.believable} of {row.repetitions}",
             )
             for row in found
@@ -251,7 +320,7 @@ def _beside(wanted: Sequence[Column], found: Sequence[Row]) -> list[Table]:
     return [Table("Beside the papers", note, ("method", *head), tuple(lines))]
 
 
-def _used(runs: Sequence[Kept], settle_s: float, run_s: float) -> Table:
+def _used(runs: Sequence[Kept], settle_s: float, run_s: float, burning: bool) -> Table:
     """How busy each server's CPU was, mean over repetitions."""
     by_method: dict[str, list[dict[str, float]]] = {}
     for kept in runs:
@@ -261,7 +330,9 @@ def _used(runs: Sequence[Kept], settle_s: float, run_s: float) -> Table:
     for method, found in by_method.items():
         means = [sum(used[server] for used in found) / len(found) for server in servers]
         lines.append((method, *(f"{mean:.0%}" for mean in means)))
-    note = "CPU used over CPU provided, from the servers themselves."
+    note = "CPU used over CPU provided at each moment, from the servers themselves."
+    if burning:
+        note += " What the burners use is in it."
     return Table("Servers", note, ("method", *servers), tuple(lines))
 
 
@@ -285,11 +356,127 @@ def _busy(runs: Sequence[Kept], settle_s: float, run_s: float) -> Table:
     return Table("Busy workers", note, columns, tuple(lines))
 
 
+def preface(
+    files: Mapping[str, Experiment], form: Form, ground: str, there: Mapping[str, Sequence[Kept]]
+) -> str:
+    """What the page is about: form, ground, host, versions; and what of it there is not.
+
+    there: the runs of each experiment in `files`.
+    """
+    lines = [f"Form: {form}, on {ground}."]
+    every = [kept for runs in there.values() for kept in runs]
+    hosts = [kept.record["host"] for kept in every]
+    for key, words in (
+        ("commit", "Commit"),
+        ("cpu", "CPU"),
+        ("cores", "Cores"),
+        ("kernel", "Kernel"),
+    ):
+        values = dict.fromkeys(str(host.get(key) or "unknown") for host in hosts)
+        if values:
+            lines.append(f"{words}: {', '.join(values)}.")
+    programs = dict.fromkeys(
+        version
+        for host in hosts
+        for name, version in host.get("programs", {}).items()
+        if name != "numpy"
+    )
+    if programs:
+        lines.append(f"Programs: {', '.join(programs)}.")
+    began = [float(kept.record["began_s"]) for kept in every if "began_s" in kept.record]
+    if began:
+        first, last = (datetime.fromtimestamp(at, UTC) for at in (min(began), max(began)))
+        lines.append(f"Runs began from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC.")
+    stale = [kept for kept in every if kept.record["key"] != kept.run.key]
+    if stale:
+        lines.append(
+            f"Made with other code, parameters or programs than there are now: {len(stale)} of "
+            f"{len(every)} runs."
+        )
+    missing = []
+    for name, experiment in files.items():
+        wanted, found = _wanted(experiment, form), len(there[name])
+        if found < wanted:
+            missing.append(f"{name} ({found} of {wanted} runs)")
+    if missing:
+        lines.append(f"Missing: {', '.join(missing)}.")
+    return " ".join(lines)
+
+
+def of_form(experiment: Experiment, form: Form, runs: Iterable[Kept]) -> list[Kept]:
+    """Those that the file still has: an earlier one may have had other methods and cases."""
+    size = size_of(experiment, form)
+    found = [kept for kept in runs if kept.repetition < size.repetitions]
+    if experiment.kind in ("decision", "reading"):
+        return found
+    cases, methods = cases_of(experiment, form), methods_of(experiment, form)
+    return [kept for kept in found if kept.case in cases and kept.method in methods]
+
+
+def _wanted(experiment: Experiment, form: Form) -> int:
+    """How many runs the form has."""
+    size = size_of(experiment, form)
+    if experiment.kind == "decision":
+        return size.repetitions
+    methods = 1 if experiment.kind == "reading" else len(methods_of(experiment, form))
+    return size.repetitions * len(cases_of(experiment, form)) * methods
+
+
+def write_docs(
+    folder: Path, title: str, parts: Iterable[tuple[str, str, Sequence[Section]]], about: str
+) -> Path:
+    """`results.md` with pictures in `img/results`, small enough to be committed; its path.
+
+    One picture a section, and where an experiment has one over all its cases only that: at most
+    PICTURES_MAX in all. Pictures of before are removed.
+    """
+    images = folder / "img" / "results"
+    images.mkdir(parents=True, exist_ok=True)
+    for old in images.glob("*.png"):
+        old.unlink()
+    kept = []
+    left = PICTURES_MAX
+    for heading, text, sections in parts:
+        over_all = any(section.title == ALL_CASES for section in sections)
+        shown = []
+        for section in sections:
+            pictures = list(section.pictures)
+            # The first of all cases is the mean's; the last of one case has its events, if any.
+            chosen = pictures[:1] if section.title == ALL_CASES else pictures[-1:]
+            if left < 1 or (over_all and section.title != ALL_CASES):
+                chosen = []
+            left -= len(chosen)
+            small = [_small(path, images / path.name) for path in chosen]
+            shown.append(replace(section, pictures=small))
+        kept.append((heading, text, shown))
+    path = folder / "results.md"
+    path.write_text(_page(folder, title, kept, about))
+    return path
+
+
+def _small(path: Path, to: Path) -> Path:
+    """The same in a few colours."""
+    with Image.open(path) as image:
+        image.convert("RGB").quantize(_COLOURS).save(to, optimize=True)
+    return to
+
+
 def write(
     folder: Path, title: str, parts: Iterable[tuple[str, str, Sequence[Section]]], about: str
 ) -> Path:
     """`results.md` and `index.html`; parts: (title, about, sections). The page's path."""
     folder.mkdir(parents=True, exist_ok=True)
+    page = _page(folder, title, parts, about)
+    (folder / "results.md").write_text(page)
+    body = to_html.markdown(page, extensions=["tables"])
+    path = folder / "index.html"
+    path.write_text(_PAGE.substitute(title=html.escape(title), body=body))
+    return path
+
+
+def _page(
+    folder: Path, title: str, parts: Iterable[tuple[str, str, Sequence[Section]]], about: str
+) -> str:
     lines = [f"# {title}", about]
     for heading, text, sections in parts:
         lines += [f"## {heading}", text]
@@ -297,12 +484,7 @@ def write(
             lines += [f"### {section.title}", section.text]
             lines += [_deeper(markdown(table)) for table in section.tables]
             lines += [f"![{p.stem}]({p.relative_to(folder)})" for p in section.pictures]
-    page = "\n\n".join(line for line in lines if line) + "\n"
-    (folder / "results.md").write_text(page)
-    body = to_html.markdown(page, extensions=["tables"])
-    path = folder / "index.html"
-    path.write_text(_PAGE.substitute(title=html.escape(title), body=body))
-    return path
+    return "\n\n".join(line for line in lines if line) + "\n"
 
 
 def _deeper(text: str) -> str:
@@ -330,6 +512,8 @@ def _table(found: Sequence[Row]) -> pl.DataFrame:
                 "ratio": ratio.estimate if (ratio := row.ratio[figure]) else None,
                 "ratio_low": ratio.low if ratio else None,
                 "ratio_high": ratio.high if ratio else None,
+                "believable": row.believable,
+                "load": row.load,
             }
             for row in found
             for figure in FIGURES

@@ -21,6 +21,7 @@ import polars as pl
 
 from testbed.experiments import methods
 from testbed.experiments.demand import Demand, Page
+from testbed.experiments.host import Host, between, read
 from testbed.experiments.place import READY_S, Backend, Place, Standing
 from testbed.experiments.schema import Event
 from testbed.experiments.sites import for_apache, for_embedded
@@ -35,6 +36,7 @@ GRACE_S = 20.0
 _BURNER = [sys.executable, "-c", "while True: pass"]
 _IDLE_S = 30.0
 _LOOK_S = 0.05
+_REQUESTS_MIN = 2
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Played:
     (see `truth`); `probes` (see `probing`) where there are any.
 
     balancer_cpu_s: of all that stood in the balancers' places. lag_p99_s: of the load generator.
+    host: what the host did meanwhile. servers_cpu_s: of all servers, what they act as if included.
     why_not: reasons not to believe it, empty if there is none.
     """
 
@@ -66,11 +69,17 @@ class Played:
     balancer_cpu_s: float
     client_cpu_s: float
     lag_p99_s: float
+    host: Host
+    servers_cpu_s: float
     why_not: tuple[str, ...]
 
 
 def play(lab: Any, spec: Spec) -> Played:
-    """Run it. Raises ChildError, ScoreboardError or OSError where a process or a file fails."""
+    """Run it, on a lab that it first resets: one that was killed may have left anything.
+
+    Raises ChildError, LabError, ScoreboardError or OSError where a process or a file fails.
+    """
+    lab.reset()
     with TemporaryDirectory(prefix="lbd-round-") as name, Children() as children:
         folder = Path(name)
         asked = methods.needs_sensors(spec.method) or bool(spec.probes_hz)
@@ -83,8 +92,8 @@ def play(lab: Any, spec: Spec) -> Played:
             with _spread(lab, spread) as entries:
                 played = _load(lab, spec, standing, looks, sensors, entries, folder, children)
         finally:
-            for event in spec.events:
-                _give_back(lab, event)
+            if spec.events:
+                _give_back(lab)
         # Who waited for an answer that nobody wants any more is let go.
         stopping = [child for place in standing for child in place.children]
         for child in stopping:
@@ -159,6 +168,8 @@ def _load(
         for at, query in zip(plan.planned_s.tolist(), plan.queries, strict=True)
     )
     trace.write_text("time\tquery\n" + "".join(lines))
+    if len(plan) < _REQUESTS_MIN:
+        raise ChildError(f"the run has {len(plan)} requests, which is no load: make it longer")
     # A trace's first request comes one mean gap after its start.
     gap_s = (plan.planned_s[-1] - plan.planned_s[0]) / (len(plan) - 1)
     shift_s = float(plan.planned_s[0] - gap_s)
@@ -170,9 +181,11 @@ def _load(
     regions = [place.region for place in standing if place.region is not None]
     probes = folder / "probes.parquet"
     prober = _prober(lab, spec, sensors, probes, children)
-    with Truth(looks, regions, spec.truth_hz) as truth:
+    cores = {spec.name: spec.cores for spec in lab.topology.servers}
+    with Truth(looks, regions, spec.truth_hz, cores) as truth:
         load = children.start("load", argv, popen=lab.client.popen)
         start_s = int(load.wait_line(STARTED, READY_S).split()[-1]) / 1e9 - shift_s
+        before, servers_before_s = read(_ours_s(lab, children)), _servers_s(lab)
         deadline_s = start_s + plan.period_s + spec.timeout_s + GRACE_S
         waiting = sorted(spec.events, key=lambda event: event.at_s)
         while load.running():
@@ -180,9 +193,11 @@ def _load(
             if now_s > deadline_s:
                 raise ChildError(f"the load generator still runs {GRACE_S:g} s after its end")
             while waiting and now_s >= start_s + waiting[0].at_s:
-                _befall(lab, waiting.pop(0), children)
+                truth.cores.update(_befall(lab, waiting.pop(0), children))
             time.sleep(_LOOK_S)
         cpu_s = sum(place.cpu_s() for place in standing) - cpu_before_s
+        meanwhile = between(before, read(_ours_s(lab, children)))
+        servers_cpu_s = _servers_s(lab) - servers_before_s
     status = load.stop()
     if not path.exists():
         raise ChildError(f"the load generator ended with {status}: {load.output()[-3:]}")
@@ -191,14 +206,26 @@ def _load(
     tables["requests"] = _requests(result, spec.demand, shift_s, len(entries))
     if prober is not None:
         prober.stop()
-        tables["probes"] = pl.read_parquet(probes).with_columns(pl.col("at_s") - start_s)
+        tables["probes"] = pl.read_parquet(probes).with_columns(pl.col("at_s", "taken_s") - start_s)
     return Played(
         tables=tables,
         balancer_cpu_s=cpu_s,
         client_cpu_s=result.cpu_s,
         lag_p99_s=float(result.summary().lag.p99_s),
-        why_not=result.why_not_believable(),
+        host=meanwhile,
+        servers_cpu_s=servers_cpu_s,
+        why_not=result.why_not_believable() + meanwhile.why_not(),
     )
+
+
+def _ours_s(lab: Any, children: Children) -> float:
+    """CPU seconds so far of all that the run is made of. In a lab of machines all run on those."""
+    started_s = children.cpu_s() if isinstance(lab, LoopbackLab) else 0.0
+    return float(lab.cpu_s()) + started_s + time.process_time()
+
+
+def _servers_s(lab: Any) -> float:
+    return sum(server.cpu_ns() for server in lab.servers.values()) / 1e9
 
 
 def _prober(
@@ -255,23 +282,22 @@ def entries_of(lab: Any) -> list[tuple[str, int]]:
     return lab.entries if isinstance(lab, LoopbackLab) else [(lab.vip, lab.port)]
 
 
-def _befall(lab: Any, event: Event, children: Children) -> None:
-    cores = {spec.name: spec.cores for spec in lab.topology.servers}
-    for name in _named(lab, event.servers):
-        server = lab.servers[name]
-        server.set_cores(cores[name] * (1 - event.take))
-        for _ in range(event.burn):
-            children.start(f"burner on {name}", _BURNER, popen=server.popen)
+def _befall(lab: Any, event: Event, children: Children) -> dict[str, float]:
+    """The shares of a core that servers have from now on, of those that it befalls."""
+    changed = {}
+    for spec in lab.topology.servers:
+        if {spec.name, spec.group} & set(event.servers):
+            server = lab.servers[spec.name]
+            changed[spec.name] = spec.cores * (1 - event.take)
+            server.set_cores(changed[spec.name])
+            for _ in range(event.burn):
+                children.start(f"burner on {spec.name}", _BURNER, popen=server.popen)
+    return changed
 
 
-def _give_back(lab: Any, event: Event) -> None:
-    cores = {spec.name: spec.cores for spec in lab.topology.servers}
-    for name in _named(lab, event.servers):
-        lab.servers[name].set_cores(cores[name])
-
-
-def _named(lab: Any, beginnings: Sequence[str]) -> Iterator[str]:
-    return (name for name in lab.servers if name.startswith(tuple(beginnings)))
+def _give_back(lab: Any) -> None:
+    for spec in lab.topology.servers:
+        lab.servers[spec.name].set_cores(spec.cores)
 
 
 def _until_idle(looks: Mapping[str, Eye]) -> None:

@@ -10,8 +10,11 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from config.document import parse
 from config.load import load_as
+from config.problem import ConfigError, Problem, dotted
 from config.section import Section
+from testbed.experiments.beside import columns
 from testbed.experiments.methods import MethodError, check
 
 FOLDER = Path(__file__).parent / "set"
@@ -29,11 +32,22 @@ def _method(value: object) -> object:
     return value
 
 
+def _column(value: object) -> object:
+    """One that `beside` knows."""
+    if isinstance(value, str) and value not in columns():
+        raise ValueError(f"the papers have no column {value!r}")
+    return value
+
+
 def _path(value: object) -> object:
     return Path(value) if isinstance(value, str) else value
 
 
 Method = Annotated[str, BeforeValidator(_method)]
+PaperColumn = Annotated[str, BeforeValidator(_column)]
+Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
+"""Of a case; it is in names of files."""
+
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Number = Annotated[float, Field(gt=0)]
 File = Annotated[Path, BeforeValidator(_path)]
@@ -92,7 +106,7 @@ Traffic = Annotated[Loop | Trace | Day, Field(discriminator="kind")]
 class Event(Section):
     """From `at_s` on, co-located load takes CPU from these servers.
 
-    servers: names, or their common beginnings. take: this share is gone; with 0 they have all of it
+    servers: their names, or their groups. take: this share is gone; with 0 they have all of it
     again. burn: so many processes that only count, which get their turns within the server's share
     of a core until the run ends; servers that only act as if do not feel them.
     """
@@ -106,7 +120,8 @@ class Event(Section):
 class Case(Section):
     """One traffic on one topology. `title` names it in the report.
 
-    beside: which of the papers' columns stand beside it, `paper/table/column`.
+    beside: which of the papers' columns stand beside it, `paper/table-column`. probes_hz: how often
+    servers are asked how busy they are, by somebody who does nothing with it; several at once.
     """
 
     title: str
@@ -115,7 +130,8 @@ class Case(Section):
     site: Literal["loop", "wiki-apcu", "wiki-file"] = "loop"
     events: Annotated[tuple[Event, ...], Field(strict=False)] = ()
     windows_s: Annotated[tuple[float, ...], Field(strict=False)] = ()
-    beside: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    beside: Annotated[tuple[PaperColumn, ...], Field(strict=False)] = ()
+    probes_hz: Annotated[tuple[Number, ...], Field(strict=False)] = ()
 
 
 class Size(Section):
@@ -145,11 +161,10 @@ class Experiment(Section):
     kind: Literal["compare", "probing", "reading", "decision", "steps"] = "compare"
     topology: str = "moderate"
     methods: Annotated[tuple[Method, ...], Field(strict=False, min_length=1)] = ("sed",)
-    cases: dict[str, Case] = Field(default_factory=dict)
+    cases: dict[Label, Case] = Field(default_factory=dict)
     seed: int = 1
     timeout_s: Seconds = 40.0
     truth_hz: Annotated[float, Field(gt=0, le=200)] = 10.0
-    probes_hz: Annotated[tuple[Number, ...], Field(strict=False)] = ()
     short: Size
     full: Size
 
@@ -161,8 +176,8 @@ class Experiment(Section):
                 raise ValueError(f"no such cases: {', '.join(sorted(unknown))}")
         if self.kind != "decision" and not self.cases:
             raise ValueError("needs at least one case")
-        if self.kind == "probing" and not self.probes_hz:
-            raise ValueError("needs probes_hz")
+        if self.kind == "probing" and not all(case.probes_hz for case in self.cases.values()):
+            raise ValueError("every case needs probes_hz")
         return self
 
 
@@ -179,4 +194,13 @@ def find(name: str) -> Path:
 
 def load(path: Path) -> Experiment:
     """The experiment in the file. Raises ConfigError with all of the file's problems."""
-    return load_as(Experiment, path)
+    # What it needs of other files is only asked of one that is right by itself.
+    from testbed.experiments.sense import wrong
+
+    experiment = load_as(Experiment, path)
+    found = wrong(experiment)
+    if found:
+        document = parse(path.read_text("utf-8-sig"))
+        problems = [Problem(document.line(loc), dotted(loc), text) for loc, text in found]
+        raise ConfigError(path, problems)
+    return experiment

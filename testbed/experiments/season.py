@@ -10,19 +10,19 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any
 
 from testbed.experiments import sites
 from testbed.experiments.demand import Demand, demand, trace_file
-from testbed.experiments.round import Spec, play
+from testbed.experiments.round import Played, Spec, play
 from testbed.experiments.schema import Case, Day, Experiment, Form, Loop, Size, Trace
 from testbed.experiments.store import Kept, Run, Store
 from testbed.lab.topology import Topology
 
 ATTEMPTS = 2
-"""Of a run whose load generator was late. The last one counts if all were, and says so."""
+"""Of a run that is not to be believed. The last one counts if none is, and says so."""
 
 _SAMPLE_S = 1000.0
 _SAMPLE_PER_S = 100.0
@@ -108,8 +108,11 @@ def rate_per_s(case: Case, topology: Topology, ground: Ground) -> float:
     if traffic.rate_per_s is not None:
         return traffic.rate_per_s
     assert traffic.load is not None
-    # What the capacity is asked for is the kind of request, not its times.
-    sample = demand(traffic, _SAMPLE_PER_S, _SAMPLE_S, 0)
+    # What the capacity is asked for is the kind of request, not its times: all hours have one mix.
+    mix = traffic
+    if isinstance(traffic, Day):
+        mix = traffic.model_copy(update={"from_h": 0.0, "to_h": None})
+    sample = demand(mix, _SAMPLE_PER_S, _SAMPLE_S, 0)
     return traffic.load * ground.capacity(topology, case.site, sample)
 
 
@@ -144,13 +147,15 @@ def play_all(
         for run in missing:
             left -= 1
             lab = ground.open(topology)
-            yield Progress(_play(lab, experiment, case, size, rate, run, store), True, left)
+            kept = _play(lab, experiment, case, size, rate, run, store, topology)
+            yield Progress(kept, True, left)
 
 
 def _turned(methods: tuple[str, ...], number: int) -> tuple[str, ...]:
-    """Another order each time: what the machine does meanwhile hits another method."""
-    turn = number % len(methods)
-    return methods[turn:] + methods[:turn]
+    """Another order each time, every second one backwards: what drifts meanwhile cancels out."""
+    turn = number // 2 % len(methods)
+    turned = methods[turn:] + methods[:turn]
+    return turned[::-1] if number % 2 else turned
 
 
 def _run(
@@ -179,7 +184,7 @@ def _run(
         "seed": experiment.seed + number,
         "timeout_s": experiment.timeout_s,
         "truth_hz": experiment.truth_hz,
-        "probes_hz": list(experiment.probes_hz),
+        "probes_hz": list(case.probes_hz),
     }
     return Run(label, method, number, content)
 
@@ -192,7 +197,14 @@ def _digest(traffic: Loop | Trace | Day) -> str:
 
 
 def _play(
-    lab: Any, experiment: Experiment, case: Case, size: Size, rate: float, run: Run, store: Store
+    lab: Any,
+    experiment: Experiment,
+    case: Case,
+    size: Size,
+    rate: float,
+    run: Run,
+    store: Store,
+    topology: Topology,
 ) -> Kept:
     asked = demand(case.traffic, rate, size.run_s, int(run.content["seed"]))
     spec = Spec(
@@ -202,7 +214,7 @@ def _play(
         timeout_s=experiment.timeout_s,
         truth_hz=experiment.truth_hz,
         events=case.events,
-        probes_hz=experiment.probes_hz,
+        probes_hz=case.probes_hz,
     )
     attempts = 0
     while True:
@@ -217,9 +229,30 @@ def _play(
         "balancer_cpu_s": played.balancer_cpu_s,
         "client_cpu_s": played.client_cpu_s,
         "lag_p99_s": played.lag_p99_s,
+        "during": asdict(played.host),
+        **_load_of(played, case, size, topology),
         "why_not": list(played.why_not),
     }
     return store.put(run, played.tables, about)
+
+
+def _load_of(played: Played, case: Case, size: Size, topology: Topology) -> dict[str, Any]:
+    """What an answer cost the servers, and what load that makes of the requests that came.
+
+    The load is arrivals times CPU time over what the servers had at first: where a request costs
+    more than when the servers were calibrated, it is more than planned. None where it is not to be
+    had: processes that only count use the servers' CPU, too; or nothing was answered.
+    """
+    requests = played.tables["requests"]
+    answered = requests.filter(requests["outcome"] == "ok")
+    if answered.is_empty() or any(event.burn for event in case.events):
+        return {"servers_us_per_answer": None, "load": None}
+    each_s = played.servers_cpu_s / len(answered)
+    cores = sum(server.cores for server in topology.servers)
+    return {
+        "servers_us_per_answer": each_s * 1e6,
+        "load": len(requests) / size.run_s * each_s / cores,
+    }
 
 
 def embedded_capacity(topology: Topology, site: str, asked: Demand) -> float:

@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -47,7 +48,13 @@ async def _serve(
     try:
         while True:
             await reader.readuntil(b"\r\n\r\n")
-            body = json.dumps({"in_service": board.busy(), "busy_cpu_s": round(cpu_s(), 6)})
+            said = {
+                "in_service": board.busy(),
+                "busy_cpu_s": round(cpu_s(), 6),
+                "at_s": time.monotonic(),
+                "asking_s": time.process_time(),
+            }
+            body = json.dumps(said)
             head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n"
             writer.write((head + body).encode("ascii"))
             await writer.drain()

@@ -19,10 +19,17 @@ from typing import Any
 
 import polars as pl
 
-from testbed.experiments import methods
+from testbed.experiments import methods, programs
 from testbed.sim.league.content import parameters_digest, source_digest
 
 _RECORD = "run.json"
+
+_EVERY = ("testbed.experiments.round", "testbed.load.generator")
+_GROUNDS = {
+    "loopback": ("testbed.lab.loopback", "testbed.server.command"),
+    "namespaces": ("testbed.lab.namespaces", "testbed.lab.wiki"),
+}
+"""Modules that every run is made with, and those of its ground that no other module imports."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +43,17 @@ class Run:
 
     @property
     def key(self) -> str:
-        """Of all that its figures depend on, the code of ours included; 64 hex digits."""
-        sources: list[Any] = [source_digest("testbed.experiments.round", "testbed.load.generator")]
-        if methods.ours(self.method):
-            sources.append(source_digest("lbd.worker", "lbd.supervisor"))
+        """Of all that its figures depend on: traffic, our code, parameters, versions of programs.
+
+        64 hex digits.
+        """
+        modules = [*_EVERY, *methods.modules(self.method)]
+        modules += _GROUNDS.get(str(self.content.get("ground")), ())
+        if self.content.get("probes_hz"):
+            modules += ["testbed.experiments.probing", "testbed.experiments.sensor"]
+        sources: list[Any] = [source_digest(*modules), programs.versions()]
         if methods.learned(self.method):
-            sources += [source_digest("agent.live"), parameters_digest(self.method)]
+            sources.append(parameters_digest(self.method))
         parts = [self.case, self.method, self.repetition, dict(self.content), sources]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -70,6 +82,11 @@ class Kept:
     @property
     def repetition(self) -> int:
         return int(self.record["repetition"])
+
+    @property
+    def run(self) -> Run:
+        """Which one it is; its key is that of today."""
+        return Run(self.case, self.method, self.repetition, self.record["content"])
 
     def requests(self) -> pl.DataFrame:
         """See `round.Played`."""
@@ -145,6 +162,8 @@ def host() -> dict[str, Any]:
             break
     return {
         "lbd": version("lbd"),
+        "commit": programs.commit(),
+        "programs": programs.versions(),
         "python": platform.python_version(),
         "kernel": platform.release(),
         "machine": platform.machine(),

@@ -22,7 +22,15 @@ from testbed.experiments.asking import Asker, Busy
 from testbed.experiments.scoreboard import Scoreboard
 from testbed.lab.loopback import LoopbackLab
 
-TRUTH = {"at_s": pl.Float64, "server": pl.String, "busy": pl.Int64, "cpu_s": pl.Float64}
+TRUTH = {
+    "at_s": pl.Float64,
+    "server": pl.String,
+    "busy": pl.Int64,
+    "cpu_s": pl.Float64,
+    "cores": pl.Float64,
+}
+"""cores: the server's share of a core at that moment."""
+
 SEEN = {
     "at_s": pl.Float64,
     "balancer": pl.Int64,
@@ -51,7 +59,7 @@ class ScoreboardEye:
         self._server = server
 
     def look(self) -> Busy:
-        return Busy(self._board.busy(), self._server.cpu_ns() / 1e9)
+        return Busy(self._board.busy(), self._server.cpu_ns() / 1e9, time.monotonic())
 
     def close(self) -> None:
         self._board.close()
@@ -66,7 +74,7 @@ class EmbeddedEye:
 
     def look(self) -> Busy:
         found = self._asker.ask()
-        return Busy(found.jobs, found.cpu_s * self._cores)
+        return Busy(found.jobs, found.cpu_s * self._cores, found.at_s)
 
     def close(self) -> None:
         self._asker.close()
@@ -82,9 +90,17 @@ class Truth:
     """A context manager: samples while its block runs.
 
     hz: looks a second; one that comes late is not made up for. regions: of balancers, by number.
+    cores: the servers' shares of a core; who changes one says so here.
     """
 
-    def __init__(self, eyes: Mapping[str, Eye], regions: Sequence[str], hz: float) -> None:
+    def __init__(
+        self,
+        eyes: Mapping[str, Eye],
+        regions: Sequence[str],
+        hz: float,
+        cores: Mapping[str, float],
+    ) -> None:
+        self.cores = dict(cores)
         self._eyes = eyes
         self._regions = [Region.attach(name) for name in regions]
         self._readers = [Reader(region) for region in self._regions]
@@ -131,7 +147,7 @@ class Truth:
     def _look(self) -> None:
         for name, eye in self._eyes.items():
             found = eye.look()
-            self._truth.append((time.monotonic(), name, found.jobs, found.cpu_s))
+            self._truth.append((found.at_s, name, found.jobs, found.cpu_s, self.cores[name]))
         for number, reader in enumerate(self._readers):
             region = self._regions[number]
             now_ns = time.monotonic_ns()

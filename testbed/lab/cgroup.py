@@ -132,14 +132,24 @@ class Group:
         """Kill all that is inside and remove it. Raises LabError where something does not end."""
         until_s = time.monotonic() + _END_S
         while True:
-            self._kill()
+            self.kill()
             if not self.pids() and self._removed():
                 return
             if time.monotonic() > until_s:
                 raise LabError(f"{self.folders[0]} cannot be removed: {sorted(self.pids())} live")
             time.sleep(_POLL_S)
 
-    def _kill(self) -> None:
+    def empty(self) -> None:
+        """Kill all that is inside. Raises LabError where something does not end."""
+        until_s = time.monotonic() + _END_S
+        while self.pids():
+            self.kill()
+            if time.monotonic() > until_s:
+                raise LabError(f"{self.folders[0]}: {sorted(self.pids())} live")
+            time.sleep(_POLL_S)
+
+    def kill(self) -> None:
+        """SIGKILL to all that is inside at this moment."""
         for pid in self.pids():
             with contextlib.suppress(ProcessLookupError):
                 handle = os.pidfd_open(pid)

@@ -69,6 +69,10 @@ class EmbeddedServer(Machine):
         """How much of a core it has from now on; None: a whole one."""
         self._ask("POST", f"/control?speed={1.0 if share is None else share!r}")
 
+    def spent_s(self) -> float:
+        """CPU seconds of its process: what acting as if costs this host."""
+        return self._child.cpu_s()
+
     def stats(self) -> dict[str, Any]:
         """Its own counts, see `testbed.server.backend.Backend.stats`."""
         found: dict[str, Any] = json.loads(self._ask("GET", "/stats"))
@@ -104,6 +108,15 @@ class LoopbackLab:
     def entries(self) -> list[tuple[str, int]]:
         """Where clients connect: each connection to one of these."""
         return [(machine.address, machine.port) for machine in self.balancers]
+
+    def reset(self) -> None:
+        """As it came up: every server at its share of a core."""
+        for server in self.servers.values():
+            server.set_cores(server.spec.cores)
+
+    def cpu_s(self) -> float:
+        """CPU seconds of all servers' processes so far; who balances or asks is not in it."""
+        return sum(server.spent_s() for server in self.servers.values())
 
     def __enter__(self) -> LoopbackLab:
         self._children.__enter__()

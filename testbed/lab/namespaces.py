@@ -23,7 +23,7 @@ from testbed.lab.driver import LabError, Machine
 from testbed.lab.machine import NamespaceMachine, NamespaceServer
 from testbed.lab.needs import missing
 from testbed.lab.plan import Node, Plan
-from testbed.lab.record import Record, locked
+from testbed.lab.record import Record, Thing, locked
 from testbed.lab.topology import Server, Topology
 from testbed.lab.warm import warm
 
@@ -86,6 +86,24 @@ class NamespaceLab:
         hops = [(IPv4Address(m.address), share) for m, share in zip(machines, shares, strict=True)]
         network.spread(self.router.namespace, self.plan.vip, hops)
 
+    def reset(self) -> None:
+        """As it came up: quotas, routes, and nobody but servers and database on the machines.
+
+        A run that was killed may have left any of it otherwise. Raises LabError where a process
+        does not end.
+        """
+        nodes = (self.plan.client, *self.plan.balancers)
+        for machine, node in zip((self.client, *self.balancers), nodes, strict=True):
+            machine.group.empty()
+            machine.set_cores(node.cores)
+        for server in self.servers.values():
+            server.set_cores(server.server.cores)
+        self.route(self.balancers)
+
+    def cpu_s(self) -> float:
+        """CPU seconds of all machines so far."""
+        return sum(machine.cpu_ns() for machine in self.machines) / 1e9
+
 
 class Namespaces:
     """The driver. root: the labs' records and files. cache: where the wiki's original is.
@@ -101,7 +119,7 @@ class Namespaces:
         self.warm_pages = warm_pages
 
     def up(self, topology: Topology) -> NamespaceLab:
-        """Bring the topology up, wait until its servers answer. Already up: that one.
+        """Bring the topology up, wait until its servers answer. Already up and answering: that one.
 
         Raises LabError, after removing what had been made.
         """
@@ -114,10 +132,10 @@ class Namespaces:
             found = Record.find(self.root, topology.name)
             if found is not None:
                 lab = self._standing(found)
-                if lab is not None and lab.topology == topology:
-                    return lab
-                if lab is not None:
+                if lab is not None and lab.topology != topology:
                     raise LabError(f"another topology called {topology.name} is up; take it down")
+                if lab is not None and servers.answer(lab.client, lab.servers):
+                    return lab
                 self._clear(found)
             record = self._recorded(topology)
             try:
@@ -271,9 +289,14 @@ class Namespaces:
     def _clear(self, record: Record) -> None:
         """Remove what the record names, the last first, and the record."""
         family = Hierarchy.detect().family(record.prefix)
-        for thing in reversed(record.things()):
-            if not thing.name.startswith(record.prefix) and thing.kind == "namespace":
-                raise LabError(f"{record.folder} names {thing.name}, which is no lab's")
+        lab = self._lab(record)
+        ours = {Thing("group", record.prefix)}
+        for machine in lab.machines:
+            ours |= {Thing("group", machine.name), Thing("namespace", machine.namespace)}
+        things = record.things()
+        if strange := [thing.name for thing in things if thing not in ours]:
+            raise LabError(f"{record.folder} names {', '.join(strange)}, which is no lab's")
+        for thing in reversed(things):
             if thing.kind == "namespace":
                 if network.path_of(thing.name).exists():
                     network.remove(thing.name)

@@ -14,6 +14,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -23,10 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from testbed.lab.driver import LabError
-from testbed.lab.topology import Topology
+from testbed.lab.topology import NAME, Topology
 
 _FILE = "record.jsonl"
 _READY = "ready"
+_TOKEN = re.compile(r"[0-9a-f]{6}")
+_BETWEEN = re.compile(rf"\.({NAME.strip('^$')})-({_TOKEN.pattern})")
+"""A record's folder on its way in or out: the lab's name and token."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,8 @@ class Record:
         try:
             first = next(lines)
             topology = Topology.model_validate(first["topology"])
+            if topology.name != name or not _TOKEN.fullmatch(first["token"]):
+                raise ValueError(f"it is of {topology.name!r}, token {first['token']!r}")
             return cls(folder, topology, IPv4Network(first["network"]), first["token"])
         except (StopIteration, KeyError, TypeError, ValueError) as error:
             raise LabError(f"{folder} holds no record of a lab: {error!r}") from error
@@ -111,7 +117,7 @@ class Record:
         # Out of sight first: half a folder is nobody's lab.
         gone = self.folder.with_name(f".{self.folder.name}-{self.token}")
         self.folder.rename(gone)
-        shutil.rmtree(gone)
+        _discard(gone)
 
     def _append(self, line: dict[str, Any]) -> None:
         data = (json.dumps(line) + "\n").encode()
@@ -129,17 +135,46 @@ class Record:
 def locked(root: Path) -> Iterator[None]:
     """Nobody else changes labs below `root` meanwhile. The kernel drops the lock with the process.
 
-    Folders that a killed process left between two names are removed.
+    Records that a killed process left on their way in or out are removed, and nothing else: by
+    their names, and by what is in them.
     """
     root.mkdir(mode=0o755, parents=True, exist_ok=True)
     descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        for draft in root.glob(".*-*"):
-            shutil.rmtree(draft)
+        for folder in root.iterdir():
+            if _is_between(folder):
+                _discard(folder)
         yield
     finally:
         os.close(descriptor)
+
+
+def _is_between(folder: Path) -> bool:
+    """Whether this is a record that was not yet, or is no longer, under its lab's name."""
+    named = _BETWEEN.fullmatch(folder.name)
+    if named is None or folder.is_symlink() or not folder.is_dir():
+        return False
+    inside = {path.name for path in folder.iterdir()}
+    with contextlib.suppress(ValueError):
+        first = next(_lines(folder / _FILE), None)
+        if first is None:
+            # Before its first line is complete, and after all else has gone.
+            return inside <= {_FILE}
+        about = first.get("topology")
+        return isinstance(about, dict) and (about.get("name"), first.get("token")) == named.groups()
+    return False
+
+
+def _discard(folder: Path) -> None:
+    """The record goes last: until then it says whose the rest is."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != _FILE:
+            path.unlink()
+    (folder / _FILE).unlink(missing_ok=True)
+    folder.rmdir()
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

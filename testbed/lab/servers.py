@@ -80,7 +80,7 @@ def wait(client: NamespaceMachine, servers: Mapping[str, NamespaceServer]) -> No
         for server in servers.values():
             while True:
                 try:
-                    _ask(server, "GET", "/?work_us=0" if _acts(server) else f"/{pages.ALIVE}")
+                    _ask_alive(server)
                     break
                 except OSError as error:
                     if time.monotonic() > until_s:
@@ -88,6 +88,24 @@ def wait(client: NamespaceMachine, servers: Mapping[str, NamespaceServer]) -> No
                 time.sleep(_POLL_S)
 
     client.call(work)
+
+
+def answer(client: NamespaceMachine, servers: Mapping[str, NamespaceServer]) -> bool:
+    """Whether each answers one request from the client now."""
+
+    def work() -> bool:
+        try:
+            for server in servers.values():
+                _ask_alive(server)
+        except (OSError, http.client.HTTPException, LabError):
+            return False
+        return True
+
+    return client.call(work)
+
+
+def _ask_alive(server: NamespaceServer) -> None:
+    _ask(server, "GET", "/?work_us=0" if _acts(server) else f"/{pages.ALIVE}")
 
 
 def _acts(server: NamespaceServer) -> bool:

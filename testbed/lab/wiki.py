@@ -15,7 +15,6 @@ import os
 import secrets
 import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -84,8 +83,11 @@ def original(cache: Path = CACHE) -> Path:
     found = cache / f"wiki-{_made_of(texts)}"
     with locked(cache):
         if not found.exists():
-            draft = Path(tempfile.mkdtemp(prefix=".wiki-", dir=cache))
-            draft.chmod(0o755)
+            # Of that name and under the lock: only a build that was killed leaves one.
+            draft = cache / f".{found.name}"
+            if draft.exists():
+                shutil.rmtree(draft)
+            draft.mkdir(mode=0o755)
             try:
                 _build(draft, texts)
                 draft.rename(found)

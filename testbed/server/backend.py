@@ -111,7 +111,8 @@ class Backend:
     def stats(self) -> dict[str, object]:
         """The counts, ready for JSON; names end in their units."""
         return {
-            **asdict(self._jobs.totals(time.monotonic())),
+            **asdict(self._jobs.totals(at_s := time.monotonic())),
+            "at_s": at_s,
             "cpus": self.settings.cpus,
             "speed": self._jobs.speed,
             "fault": self.fault.value,

@@ -22,6 +22,10 @@ full: {run_s: 60, repetitions: 10}
 """
 
 
+def event(at_s: str, server: str) -> tuple[str, str]:
+    return "load: 0.5}", f"load: 0.5}}\n    events: [{{at_s: {at_s}, servers: [{server}]}}]"
+
+
 @pytest.mark.parametrize("name", schema.names())
 def test_a_shipped_experiment_can_be_run_in_both_forms(name):
     experiment = schema.load(schema.find(name))
@@ -33,6 +37,24 @@ def test_a_shipped_experiment_can_be_run_in_both_forms(name):
             assert set(case.beside) <= set(columns())
             if case.topology is not None:
                 load_topology(find_topology(case.topology))
+
+
+def test_the_short_form_of_the_whole_set_takes_less_than_an_hour():
+    """A run takes its time and that of starting and ending: as measured, 4 s with seven servers
+    and 31 s with twenty; and a minute and a half for each set of machines."""
+    seconds, machines = 0.0, set()
+    for name in schema.names():
+        experiment = schema.load(schema.find(name))
+        size = experiment.short
+        if experiment.kind in ("reading", "decision"):
+            seconds += 60 * size.repetitions
+            continue
+        for case in cases_of(experiment, "short").values():
+            topology = case.topology or experiment.topology
+            machines.add((topology, case.site))
+            runs = size.repetitions * len(methods_of(experiment, "short"))
+            seconds += runs * (size.run_s + (31 if topology == "six" else 4))
+    assert (seconds + 90 * len(machines)) / 60 < 55
 
 
 def test_the_papers_comparisons_have_all_that_they_compare():
@@ -63,8 +85,18 @@ def test_every_column_of_the_papers_has_its_reference():
         (("run_s: 4", "run_s: -4"), 6, "run_s"),
         (("run_s: 4", "run_s: 1"), 6, "settle_s must be less"),
         (("run_s: 4", "cases: [b], run_s: 4"), 1, "no such cases: b"),
-        (("title: one", "title: one\nkind: probing"), 1, "needs probes_hz"),
+        (("title: one", "title: one\nkind: probing"), 1, "every case needs probes_hz"),
         (("title: one", "title: one: two"), 1, "yaml"),
+        (("load: 0.5}", "load: 0.5}\n    beside: [cikm/nope]"), 6, "no column 'cikm/nope'"),
+        (("  a:", "  ../../a:"), 3, "pattern"),
+        (("title: one", "title: one\nmethods: [sed, lsq, sed]"), 2, "methods[2]: 'sed' is there"),
+        (("title: one", "title: one\nmethods: ['agent:/nope']"), 2, "there is no /nope"),
+        (("title: one", "title: one\ntopology: nosuch"), 2, "nosuch"),
+        (("kind: loop", "kind: day"), 3, "a day has wiki pages"),
+        (("kind: loop", "kind: trace, file: no.tsv"), 5, "no file no.tsv"),
+        (event("1", "lrage"), 6, "events[0].servers[0]: no server or group 'lrage'"),
+        (event("1", "small9"), 6, "no server or group 'small9'"),
+        (event("60", "large"), 6, "events[0].at_s: its runs end after 60 s"),
     ],
 )
 def test_an_error_names_file_and_line(tmp_path, change, line, key):

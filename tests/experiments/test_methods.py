@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 import sys
+import time
 
 import pytest
 import yaml
@@ -13,7 +15,7 @@ from config.load import load
 from testbed.experiments import methods
 from testbed.experiments.methods import haproxy, lbd, nginx
 from testbed.experiments.place import Backend, Place, until_listening, whole_weights
-from testbed.processes import ChildError, Children
+from testbed.processes import ChildError, Children, free_ports
 
 SBIN = "/usr/sbin:/usr/local/sbin:/usr/bin"
 BACKENDS = (
@@ -59,6 +61,39 @@ def test_nginx_accepts_its_configuration(place):
     argv = [program, "-t", "-e", "stderr", "-p", str(place.folder), "-c", str(path)]
     checked = subprocess.run(argv, capture_output=True, text=True)
     assert checked.returncode == 0, checked.stderr
+
+
+def test_nginx_ends_with_whoever_started_it(tmp_path):
+    program = shutil.which("nginx", path=SBIN)
+    if program is None:
+        pytest.skip("needs nginx with its stream module")
+    port = free_ports(1)[0]
+    code = (
+        "import subprocess, sys, time\n"
+        "from pathlib import Path\n"
+        "from testbed.experiments.methods import nginx\n"
+        "from testbed.experiments.place import Backend, Place\n"
+        "from testbed.processes import Children\n"
+        f"place = Place('end', subprocess.Popen, '127.0.0.1', {port}, Path({str(tmp_path)!r}))\n"
+        "with Children() as children:\n"
+        "    backends = [Backend('a', '127.0.0.1', 9, 1.0)]\n"
+        "    nginx.start('nginx-least_conn', place, backends, children).wait()\n"
+        "    print('up', flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as starter:
+        try:
+            assert starter.stdout is not None
+            assert starter.stdout.readline() == b"up\n"
+        finally:
+            starter.kill()
+    until_s = time.monotonic() + 20
+    while True:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)):
+                break
+        assert time.monotonic() < until_s, "nginx lives on"
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("name", ["best", "haproxy", "sed:1", "agent:", "nginx-random"])

@@ -268,6 +268,55 @@ def test_after_a_kill_in_the_middle_nothing_is_left(here: Namespaces, things: in
     assert list(here.root.iterdir()) == []
 
 
+def test_what_a_killed_run_has_left_is_put_right(lab: NamespaceLab) -> None:
+    served = asked(lab, web(lab)[0], web(lab)[0].port, "/dummy.php/?n=9000")
+    for server in web(lab):
+        server.set_cores(0.05)
+    quotas = [server.group.folders[0] for server in web(lab)]
+    before = [_quota(folder) for folder in quotas]
+    lab.route(list(lab.servers.values()))
+    straggler = lab.balancers[0].popen(["sleep", "600"])
+    until(lambda: straggler.pid in lab.balancers[0].group.pids(), "it is on the machine")
+    lab.reset()
+    assert straggler.wait(DEADLINE_S) == -signal.SIGKILL
+    assert [_quota(folder) for folder in quotas] != before
+    assert {_quota(folder) for folder in quotas} == {0.2}
+    # Nobody stands in the balancers' places, and servers are no longer asked past them.
+    with pytest.raises(OSError, match="refused"):
+        lab.client.call(lambda: get(lab.vip, lab.port, "/dummy.php/?n=9000"))
+    assert asked(lab, web(lab)[0], web(lab)[0].port, "/dummy.php/?n=9000") == served
+
+
+def _quota(folder: Path) -> float:
+    """Version 2 has it in one file, version 1 in two."""
+    if (folder / "cpu.max").exists():
+        quota_us, period_us = (folder / "cpu.max").read_text().split()
+    else:
+        quota_us = (folder / "cpu.cfs_quota_us").read_text()
+        period_us = (folder / "cpu.cfs_period_us").read_text()
+    return int(quota_us) / int(period_us)
+
+
+def test_one_whose_server_is_silent_is_made_anew(here: Namespaces) -> None:
+    lab = here.up(SHAM)
+    lab.servers["s1"].group.empty()
+    assert here.up(SHAM).client.namespace != lab.client.namespace
+
+
+def test_what_a_record_names_besides_the_labs_own_stays(here: Namespaces) -> None:
+    lab = here.up(SHAM)
+    found = record.Record.find(here.root, "sham")
+    assert found is not None
+    path = found.folder / "record.jsonl"
+    right = path.read_text()
+    for kind, name in (("group", "../mine"), ("group", "mine"), ("namespace", "mine")):
+        found.intend(kind, name)
+        with pytest.raises(LabError, match=f"names {name}, which is no lab's"):
+            here.down("sham")
+        path.write_text(right)
+    assert lab.client.group.exists
+
+
 def test_parts_of_one_are_replaced(here: Namespaces) -> None:
     lab = here.up(SHAM)
     network.remove(lab.client.namespace)

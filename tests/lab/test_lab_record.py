@@ -75,6 +75,30 @@ def test_what_a_killed_process_left_between_two_names_goes(record: Record, tmp_p
         assert list(tmp_path.iterdir()) == []
 
 
+def test_what_a_lab_did_not_make_stays(record: Record, tmp_path: Path) -> None:
+    """Folders like a record's by their names, but with another's things in them; and files."""
+    (tmp_path / ".X11-unix").mkdir()
+    (tmp_path / ".smoke-abcdef").mkdir()
+    (tmp_path / ".smoke-abcdef" / "thesis.tex").touch()
+    (tmp_path / ".smoke-000000").touch()
+    (tmp_path / ".smoke-111111").symlink_to(record.folder)
+    other = tmp_path / f".other-{record.token}"
+    other.mkdir()
+    (other / "record.jsonl").write_text((record.folder / "record.jsonl").read_text())
+    (tmp_path / ".smoke-222222").mkdir()
+    before = {path.name for path in tmp_path.iterdir()}
+    with locked(tmp_path):
+        assert {path.name for path in tmp_path.iterdir()} == before - {".smoke-222222"}
+    assert (tmp_path / ".smoke-abcdef" / "thesis.tex").exists()
+    assert Record.find(tmp_path, "smoke") is not None
+
+
+def test_a_record_under_anothers_name_is_refused(record: Record, tmp_path: Path) -> None:
+    record.folder.rename(tmp_path / "other")
+    with pytest.raises(LabError, match="no record"):
+        Record.find(tmp_path, "other")
+
+
 def test_one_at_a_time(tmp_path: Path) -> None:
     inside = threading.Event()
 

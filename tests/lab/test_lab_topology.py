@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from config.problem import ConfigError
+from testbed.lab.cgroup import quota
 from testbed.lab.plan import POOL, free_network, lay_out
 from testbed.lab.topology import Topology, find, load_topology, names
 
@@ -32,6 +33,20 @@ def test_the_papers_moderate_scale_in_proportion() -> None:
     servers = load_topology(find("moderate")).servers
     assert [s.cores for s in servers] == [0.1] * 4 + [0.2] * 3
     assert {(s.workers, s.backlog, s.kind) for s in servers} == {(32, 128, "apache")}
+
+
+@pytest.mark.parametrize("name", names())
+def test_large_servers_have_twice_the_quota_of_small_ones_exactly(name: str) -> None:
+    """Otherwise the second flow of a busy large server ties with no idle small one's first."""
+    cores = {group.name: group.cores for group in load_topology(find(name)).groups}
+    assert cores["large"] == 2 * cores["small"]
+    shares = {
+        group: quota_us / period_us
+        for group, (quota_us, period_us) in (
+            (group, quota(share)) for group, share in cores.items()
+        )
+    }
+    assert shares["large"] == pytest.approx(2 * shares["small"], rel=1e-3)  # whole microseconds
 
 
 def test_six_balancers_have_twenty_servers() -> None:

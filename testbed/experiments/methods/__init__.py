@@ -68,6 +68,21 @@ def router_weights(name: str, backends: Sequence[Backend]) -> dict[str, int] | N
     return whole_weights(backends, largest=20)
 
 
+def modules(name: str) -> tuple[str, ...]:
+    """Those that make it what it is, to be followed through their imports."""
+    plain = name.partition(":")[0]
+    if plain in _ROUTER:
+        return ()
+    if not ours(name):
+        return (f"testbed.experiments.methods.{plain.partition('-')[0]}",)
+    found = ("testbed.experiments.methods.lbd", "lbd.worker", "lbd.supervisor")
+    if learned(name):
+        return (*found, "agent.live")
+    if needs_sensors(name):
+        return (*found, "testbed.experiments.awcmp", "testbed.experiments.sensor")
+    return found
+
+
 def start(name: str, place: Place, backends: Sequence[Backend], children: Children) -> Standing:
     """Start it, without waiting; it ends with `children`.
 

@@ -18,7 +18,7 @@ _MODULE = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
 
 
 def start(name: str, place: Place, backends: Sequence[Backend], children: Children) -> Standing:
-    """In the foreground, one worker process. Raises OSError where there is none."""
+    """In the foreground, one process. Raises OSError where there is none."""
     folder = place.folder / place.tag
     folder.mkdir()
     config = folder / "nginx.conf"
@@ -32,13 +32,14 @@ def start(name: str, place: Place, backends: Sequence[Backend], children: Childr
 def configuration(name: str, place: Place, backends: Sequence[Backend]) -> str:
     """Weights are the provisioned ones; everything else is the program's default.
 
-    The upstream's zone is what would let worker processes share counts; there is one.
+    One process is master and worker: a worker of its own would outlive a master that is killed. The
+    upstream's zone is what would let worker processes share counts; there is one.
     """
     weights = whole_weights(backends)
     servers = "\n".join(f"    server {b.host}:{b.port} weight={weights[b.name]};" for b in backends)
     module = f"load_module {_MODULE};\n" if _MODULE.exists() else ""
     return f"""{module}daemon off;
-worker_processes 1;
+master_process off;
 pid nginx.pid;
 error_log stderr;
 events {{ worker_connections 16384; }}

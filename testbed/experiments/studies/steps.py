@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.experiments import plots
-from testbed.experiments.report import Section
+from testbed.experiments.report import Section, doubted
 from testbed.experiments.schema import Experiment, Form
 from testbed.experiments.season import cases_of, play_all
 from testbed.experiments.store import Kept
@@ -60,4 +60,4 @@ def sections(
         plots.cdf({k: v.tolist() for k, v in series.items()}, "ms between steps"),
         folder / f"{name}.png",
     )
-    return [Section("Step interval", "", [table], [picture])]
+    return [Section("Step interval", doubted(runs), [table], [picture])]
