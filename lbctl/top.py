@@ -115,12 +115,15 @@ class Top(App[None]):
     async def _follow(self) -> None:
         while True:
             if not self._paused:
+                problem, look = "", None
                 try:
                     look = await asyncio.to_thread(self._take)
                 except ApiError as error:
-                    self._tell_problem(f"{error}; trying again")
-                else:
-                    self._tell_problem("")
+                    problem = f"{error}; trying again"
+                if not self.query("#problem"):
+                    return  # meanwhile the screen is being taken down
+                self._tell_problem(problem)
+                if look is not None:
                     self._looks.append(look)
                     self._note_trends()
                     self._draw()
