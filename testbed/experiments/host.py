@@ -2,8 +2,8 @@
 
 Lives here: the readings, their difference, the bounds. Never here: what is done
 about it (`season`).
-Sources: proc_stat(5), Documentation/accounting/psi.rst. The load average says nothing here: workers
-that wait for their quota count in it.
+Sources: proc_stat(5), cgroups(7), Documentation/accounting/psi.rst. The load average says nothing
+here: workers that wait for their quota count in it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from testbed.lab.cgroup import Hierarchy
+from testbed.lab.driver import LabError
 
 OTHERS_MAX = 0.05
 """Share of all cores' time that processes other than the experiment's may use.
@@ -50,11 +53,15 @@ def read(ours_s: float) -> Reading:
     """Now."""
     fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
     user, nice, system, _, _, irq, softirq, steal = (int(f) / _TICKS_PER_S for f in fields)
+    busy_s = user + nice + system
+    # Servers begin a period of their quota at a tick: ticks see 0.1 cores that nobody used.
+    with contextlib.suppress(LabError, OSError):
+        busy_s = Hierarchy.detect().spent_ns() / 1e9
     waiting_s = None
     with contextlib.suppress(OSError):
         some = _PRESSURE.read_text().split("\n", 1)[0]
         waiting_s = int(some.rpartition("total=")[2]) / 1e6
-    return Reading(time.monotonic(), user + nice + system, irq + softirq, steal, waiting_s, ours_s)
+    return Reading(time.monotonic(), busy_s, irq + softirq, steal, waiting_s, ours_s)
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,7 @@ class Host:
 
 
 def between(before: Reading, after: Reading) -> Host:
-    """What happened from one to the other. CPU time comes in ticks: others may be a little off."""
+    """What happened from one to the other. Where CPU time comes in ticks others may be off."""
     cores = os.cpu_count() or 1
     seconds = after.at_s - before.at_s
     whole_s = seconds * cores

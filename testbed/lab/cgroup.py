@@ -60,6 +60,16 @@ class Hierarchy:
         # Both may be one tree.
         return cls(1, tuple(dict.fromkeys((v1["cpu"], v1["cpuacct"]))))
 
+    def spent_ns(self) -> int:
+        """CPU time so far of all processes of this host, ns, as exactly as the scheduler knows it.
+
+        Version 2 tells ticks of the root, like `/proc/stat`, and exact times of all below it.
+        """
+        if self.version == 1:
+            return self.family("").cpu_ns()
+        names = [stat.parent.name for stat in self.tops[0].glob("*/cpu.stat")]
+        return sum(self.family(name).cpu_ns() for name in names)
+
     def family(self, name: str) -> Group:
         """The group called `name` at the top, to hold the machines' groups; made or not."""
         return Group(self.version, tuple(top / name for top in self.tops))

@@ -39,6 +39,20 @@ def test_lbd_accepts_its_configuration(place, name):
     assert (service.weights == "agent") == (name in ("agent", "awcmp"))
 
 
+def test_awcmp_asks_as_often_as_its_name_says(place):
+    class Recorded:
+        def start(self, name, argv, **_):
+            self.argv = argv
+
+    started = Recorded()
+    for name, period_s in (("awcmp", "0.25"), ("awcmp:8", "0.125")):
+        methods.check(name)
+        assert methods.needs_sensors(name)
+        lbd.start(name, place, BACKENDS, started)
+        assert period_s in started.argv
+        assert lbd.configuration(name, place, BACKENDS)["agent"] == {"mode": "frozen"}
+
+
 @pytest.mark.parametrize("name", [n for n in methods.names() if n.startswith("haproxy")])
 def test_haproxy_accepts_its_configuration(place, name):
     program = shutil.which("haproxy", path=SBIN)
@@ -96,7 +110,10 @@ def test_nginx_ends_with_whoever_started_it(tmp_path):
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("name", ["best", "haproxy", "sed:1", "agent:", "nginx-random"])
+@pytest.mark.parametrize(
+    "name",
+    ["best", "haproxy", "sed:1", "agent:", "nginx-random", "awcmp:", "awcmp:often", "awcmp:0"],
+)
 def test_what_is_no_method_is_refused(name):
     with pytest.raises(methods.MethodError, match="there are"):
         methods.check(name)

@@ -48,6 +48,20 @@ def test_both_controllers_in_one_tree(tmp_path: Path) -> None:
     assert found == Hierarchy(1, (tmp_path / "cpu,cpuacct",))
 
 
+def test_the_time_of_all_is_the_root_s_or_the_sum_below_it(tmp_path: Path) -> None:
+    first = Hierarchy(1, (tmp_path / "cpu", tmp_path / "cpuacct"))
+    (tmp_path / "cpuacct").mkdir()
+    (tmp_path / "cpuacct" / "cpuacct.usage").write_text("7000000\n")
+    assert first.spent_ns() == 7_000_000
+    top = unified(tmp_path, "cpu\n")
+    # Ticks, which tell another time.
+    (top / "cpu.stat").write_text("usage_usec 900\n")
+    for name, spent_us in (("init.scope", 30), ("system.slice", 400)):
+        (top / name).mkdir()
+        (top / name / "cpu.stat").write_text(f"usage_usec {spent_us}\nuser_usec 1\n")
+    assert Hierarchy(2, (top,)).spent_ns() == 430_000
+
+
 def test_none_is_said(tmp_path: Path) -> None:
     with pytest.raises(LabError, match="no control groups"):
         Hierarchy.detect(ELSE)

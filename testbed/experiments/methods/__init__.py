@@ -6,7 +6,8 @@ Lives here: the names and which module starts each. Never here: configurations, 
   `lsq`, `ewma` and others that need none they are ignored
 - `agent`: lbd with shortest expected delay and the weights of the frozen agent that comes with it;
   no weight is configured. `agent:FILE`: with another policy
-- `awcmp`: lbd choosing at random by weights that a prober corrects, every server being asked
+- `awcmp`: lbd choosing at random by weights that a prober corrects, which asks every server four
+  times a second. `awcmp:HZ`: so often
 - `router-ecmp`, `router-wcmp`: nobody; the edge router spreads connections over the servers
   themselves, alike or in proportion to the provisioned weights
 - `haproxy-leastconn`, `haproxy-roundrobin`, `haproxy-random`, `nginx-least_conn`: these programs
@@ -40,13 +41,26 @@ def names() -> list[str]:
 def check(name: str) -> None:
     """Raises MethodError for what is none."""
     plain, colon, parameter = name.partition(":")
-    if plain not in names() or (colon and (plain != "agent" or not parameter)):
-        raise MethodError(f"no method {name!r}; there are {', '.join(names())}, agent:FILE")
+    if plain == "awcmp":
+        fits = not colon or _is_rate(parameter)
+    else:
+        fits = not colon or (plain == "agent" and parameter != "")
+    if plain not in names() or not fits:
+        raise MethodError(
+            f"no method {name!r}; there are {', '.join(names())}, agent:FILE, awcmp:HZ"
+        )
+
+
+def _is_rate(text: str) -> bool:
+    try:
+        return 0.01 <= float(text) <= 100.0
+    except ValueError:
+        return False
 
 
 def needs_sensors(name: str) -> bool:
     """Whether servers are asked how busy they are."""
-    return name == "awcmp"
+    return name.partition(":")[0] == "awcmp"
 
 
 def ours(name: str) -> bool:

@@ -12,12 +12,12 @@ from typing import Any
 
 import yaml
 
-from testbed.experiments.methods import learned
+from testbed.experiments.methods import learned, needs_sensors
 from testbed.experiments.place import READY_S, Backend, Place, Standing
 from testbed.processes import Children
 
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-_PROBE_S = 0.25
+_PROBES_HZ = 4.0
 
 
 def start(name: str, place: Place, backends: Sequence[Backend], children: Children) -> Standing:
@@ -44,9 +44,10 @@ def _giver(name: str, config: Path, place: Place, backends: Sequence[Backend]) -
     """Who writes weights, as a command; empty for nobody."""
     if learned(name):
         return [sys.executable, "-m", "agent", "--config", str(config)]
-    if name != "awcmp":
+    if not needs_sensors(name):
         return []
-    argv = [sys.executable, "-m", "testbed.experiments.awcmp", place.tag, str(_PROBE_S)]
+    period_s = 1.0 / float(name.partition(":")[2] or _PROBES_HZ)
+    argv = [sys.executable, "-m", "testbed.experiments.awcmp", place.tag, str(period_s)]
     for backend in backends:
         assert backend.sensor is not None
         argv.append(f"{backend.name}={backend.sensor[0]}:{backend.sensor[1]}")
@@ -80,6 +81,10 @@ def configuration(name: str, place: Place, backends: Sequence[Backend]) -> dict[
         ],
         "agent": {
             "mode": "frozen",
-            **({"checkpoint": str(Path(parameter).absolute())} if parameter else {}),
+            **(
+                {"checkpoint": str(Path(parameter).absolute())}
+                if learned(name) and parameter
+                else {}
+            ),
         },
     }
