@@ -1,10 +1,11 @@
-"""What a lab's servers can do: all loaded at once, each at its quota, each with its site.
+"""What a lab's servers can do, each at its quota, each with its site.
 
 Lives here: the measurement and its figures. Never here: load that resembles anybody's (`closed`).
 
-All at once, since a server's CPU time a request depends on what the others take from the caches;
-under quota, since being stopped and started costs. A figure counts only where the host had the
-CPU time that the quotas promise: `believable` says so.
+All loaded at once, since a server's CPU time a request depends on what the others take from the
+caches; but one after another where pages are so cheap that the client could not keep all of them
+busy. Under quota, since being stopped and started costs. A figure counts only where the host had
+the CPU time that the quotas promise: `believable` says so.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -30,7 +32,12 @@ _CLIENTS = {"static": 16}
 _CLIENTS_ELSE = 4
 """At once at each server: pages of some microseconds need more of them to keep it busy."""
 
+_IN_TURN: tuple[Site, ...] = ("static",)
+_TURN_MIN_S = 1.0
+"""Some hundreds of cheap pages."""
+
 _SETTLE_S = 1.0
+_SETTLE_TURN_S = 0.3
 _QUOTA_USED_MIN = 0.95
 
 
@@ -115,33 +122,50 @@ def calibrate(lab: NamespaceLab, duration_s: float) -> list[Calibration]:
 def _one(
     lab: NamespaceLab, kind: Site, servers: Sequence[NamespaceServer], duration_s: float
 ) -> Calibration:
-    target = target_of(kind)
+    groups, settle_s, each_s = [servers], _SETTLE_S, duration_s
+    if kind in _IN_TURN:
+        groups, settle_s = [[server] for server in servers], _SETTLE_TURN_S
+        each_s = max(duration_s / len(servers), _TURN_MIN_S)
     clients = _CLIENTS.get(kind, _CLIENTS_ELSE)
-    measured = lab.client.call(
-        lambda: asyncio.run(_measure(lab, servers, target, clients, duration_s))
-    )
-    for server, tally in zip(servers, measured.tallies, strict=True):
-        if tally.failed or not tally.answered:
-            raise LabError(f"{server.name}: {tally.failed} of {kind} failed, {tally.last_error}")
-    took_s = measured.took_s
-    answered = sum(tally.answered for tally in measured.tallies)
+    load = [_Load(group, target_of(kind), clients, settle_s, each_s) for group in groups]
+    measured = [lab.client.call(partial(asyncio.run, _measure(lab, one))) for one in load]
+    capacities = [
+        _capacity(server, kind, tally, cpu_ns, one.took_s)
+        for group, one in zip(groups, measured, strict=True)
+        for server, tally, cpu_ns in zip(group, one.tallies, one.servers_ns, strict=True)
+    ]
+    answered = sum(tally.answered for one in measured for tally in one.tallies)
     return Calibration(
         kind,
-        took_s,
-        tuple(
-            Capacity(
-                server=server.name,
-                cores=server.server.cores,
-                rate_per_s=tally.answered / took_s,
-                cpu_ms=cpu_ns / tally.answered / 1e6,
-                quota_used=cpu_ns / 1e9 / took_s / server.server.cores,
-            )
-            for server, tally, cpu_ns in zip(
-                servers, measured.tallies, measured.servers_ns, strict=True
-            )
-        ),
-        measured.database_ns / answered / 1e6,
+        sum(one.took_s for one in measured),
+        tuple(capacities),
+        sum(one.database_ns for one in measured) / answered / 1e6,
     )
+
+
+def _capacity(
+    server: NamespaceServer, kind: Site, tally: Tally, cpu_ns: int, took_s: float
+) -> Capacity:
+    if tally.failed or not tally.answered:
+        raise LabError(f"{server.name}: {tally.failed} of {kind} failed, {tally.last_error}")
+    return Capacity(
+        server=server.name,
+        cores=server.server.cores,
+        rate_per_s=tally.answered / took_s,
+        cpu_ms=cpu_ns / tally.answered / 1e6,
+        quota_used=cpu_ns / 1e9 / took_s / server.server.cores,
+    )
+
+
+@dataclass(frozen=True)
+class _Load:
+    """clients at each of these servers, for so long; the first settle_s do not count."""
+
+    servers: Sequence[NamespaceServer]
+    target: Callable[[int], str]
+    clients: int
+    settle_s: float
+    duration_s: float
 
 
 @dataclass(frozen=True)
@@ -152,13 +176,8 @@ class _Measured:
     database_ns: int
 
 
-async def _measure(
-    lab: NamespaceLab,
-    servers: Sequence[NamespaceServer],
-    target: Callable[[int], str],
-    clients: int,
-    duration_s: float,
-) -> _Measured:
+async def _measure(lab: NamespaceLab, load: _Load) -> _Measured:
+    servers = load.servers
     tallies = [Tally() for _ in servers]
 
     def cpu_ns() -> list[int]:
@@ -166,16 +185,16 @@ async def _measure(
         return [database, *(server.cpu_ns() for server in servers)]
 
     async with asyncio.TaskGroup() as group:
-        until_s = time.monotonic() + _SETTLE_S + duration_s
+        until_s = time.monotonic() + load.settle_s + load.duration_s
         for number, (server, tally) in enumerate(zip(servers, tallies, strict=True)):
             # Not all at the same page: it would be in all caches for the first of them.
             begin = number * pages.COUNT // len(servers)
-            targets = _until(until_s, begin, target)
-            group.create_task(ask(server.address, server.port, targets, clients, tally))
-        await asyncio.sleep(_SETTLE_S)
+            targets = _until(until_s, begin, load.target)
+            group.create_task(ask(server.address, server.port, targets, load.clients, tally))
+        await asyncio.sleep(load.settle_s)
         before_ns, began_s = cpu_ns(), time.monotonic()
         counts = [tally.answered for tally in tallies]
-        await asyncio.sleep(duration_s)
+        await asyncio.sleep(load.duration_s)
         after_ns, took_s = cpu_ns(), time.monotonic() - began_s
         seen = [
             Tally(tally.answered - already, tally.failed, tally.last_error)

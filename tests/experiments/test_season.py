@@ -15,7 +15,7 @@ from testbed.experiments.grounds import ground
 from testbed.experiments.methods import start
 from testbed.experiments.place import Backend, Place
 from testbed.experiments.season import UnfitError, play_all
-from testbed.experiments.store import Kept, Store
+from testbed.experiments.store import Kept, Run, Store
 from testbed.experiments.studies import study
 from testbed.processes import ChildError, Children
 
@@ -119,8 +119,19 @@ def test_probes_and_steps_are_seen(tmp_path):
     assert set(probes["server"]) == {"small1", "large1"}
     counts = dict(probes.group_by("hz").len().iter_rows())
     assert counts[20.0] > counts[4.0]
-    (part,) = study("probing").sections(loaded, "tiny", "short", [progress.kept], tmp_path)
-    assert [row[0] for row in part.tables[0].rows] == ["4", "20"]
+    # One run with both, and a run for each.
+    truth, content = progress.kept.table("truth"), progress.kept.record["content"]
+    alone = [
+        store.put(
+            Run(f"at {hz}", "agent", 0, content),
+            {"truth": truth, "probes": probes.filter(pl.col("hz") == hz)},
+            {},
+        )
+        for hz in (4.0, 20.0)
+    ]
+    for runs in ([progress.kept], alone):
+        (part,) = study("probing").sections(loaded, "tiny", "short", runs, tmp_path)
+        assert [row[0] for row in part.tables[0].rows] == ["4", "20"]
     (part,) = study("steps").sections(loaded, "tiny", "short", [progress.kept], tmp_path)
     assert int(part.tables[0].rows[0][1]) >= 2
 

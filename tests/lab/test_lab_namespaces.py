@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from testbed.lab import network, record
+from testbed.lab.calibrate import calibrate
 from testbed.lab.driver import LabError, Machine
 from testbed.lab.machine import NamespaceMachine, NamespaceServer
 from testbed.lab.namespaces import NamespaceLab, Namespaces
@@ -35,6 +36,9 @@ TINY = Topology.model_validate(
     }
 )
 SHAM = Topology.model_validate({"name": "sham", "servers": [{"name": "s", "kind": "embedded"}]})
+FILES = Topology.model_validate(
+    {"name": "files", "servers": [{"name": "f", "count": 2, "cores": 0.1, "site": "static"}]}
+)
 DEADLINE_S = 30.0
 
 
@@ -358,3 +362,13 @@ def test_a_namespace_of_somebody_else_is_not_touched(
         assert not here.down("sham")
     finally:
         network.remove(theirs)
+
+
+def test_servers_of_cheap_pages_are_measured_one_after_another(here: Namespaces) -> None:
+    need(FILES)
+    lab = here.up(FILES)
+    (found,) = calibrate(lab, 1.0)
+    assert found.duration_s >= 2.0
+    assert [server.server for server in found.servers] == ["f1", "f2"]
+    assert found.rate_per_s == pytest.approx(sum(server.rate_per_s for server in found.servers))
+    assert all(server.cpu_ms > 0 for server in found.servers)

@@ -193,9 +193,12 @@ def quality(truth: pl.Series, told: pl.Series) -> tuple[float, float]:
 
 
 def _kbit_per_s(runs: Sequence[Kept], hz: float) -> float:
+    """Mean of the runs in which servers were asked that often."""
     rates = []
     for kept in runs:
         of = kept.table("probes").filter(pl.col("hz") == hz)
+        if of.is_empty():
+            continue
         span_s = float(of["at_s"].max()) - float(of["at_s"].min())  # type: ignore[arg-type]
         balancers = kept.record["content"]["topology"]["balancers"]["count"]
         rates.append(int(of["wire_bytes"].sum()) * 8 * balancers / span_s / 1e3)
