@@ -96,7 +96,7 @@ def _run_all(
     docs: Path | None,
 ) -> int:
     from testbed.experiments import report
-    from testbed.experiments.season import UnfitError
+    from testbed.experiments.season import UnfitError, methods_of
     from testbed.experiments.store import Store
     from testbed.experiments.studies import study
     from testbed.lab.driver import LabError
@@ -119,7 +119,10 @@ def _run_all(
                 console.print(f"[bold red]{name}:[/] {error}", highlight=False)
                 status = EXIT_FAILED
     parts, there = [], {}
-    for name, experiment in files.items():
+    # Those that compare most come first.
+    by_methods = sorted(files, key=lambda name: -len(methods_of(files[name], form)))
+    for name in by_methods:
+        experiment = files[name]
         runs = there[name] = report.of_form(experiment, form, Store(folder / name).runs())
         if runs:
             sections = study(experiment.kind).sections(experiment, name, form, runs, folder)

@@ -54,12 +54,16 @@ _COLOURS = 48
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: its tables and pictures under one heading."""
+    """A part of the page: its tables and pictures under one heading.
+
+    details: tables that the documentation goes without.
+    """
 
     title: str
     text: str
     tables: Sequence[Table]
     pictures: Sequence[Path] = ()
+    details: Sequence[Table] = ()
 
 
 def windows_of(case: Case, run_s: float, settle_s: float) -> list[Window]:
@@ -92,9 +96,13 @@ def compared(
         mine = [row for row in found if row.case == label]
         if mine:
             of_case = [kept for kept in runs if kept.case == label]
-            sections.append(
-                _case(name, label, case, mine, of_case, size, experiment.timeout_s, folder)
-            )
+            part = _case(name, label, case, mine, of_case, size, experiment.timeout_s, folder)
+            if sections and not case.events and not case.windows_s:
+                # The milliseconds are in the section before.
+                part = replace(
+                    part, tables=part.tables[1:], details=[part.tables[0], *part.details]
+                )
+            sections.append(part)
     left_out = len(given) - len(runs)
     if left_out:
         sections.append(
@@ -119,15 +127,14 @@ def _overview(
     widest = [r for r in whole if r.page == _widest(whole, r.case)]
     order = [label for label in cases if any(row.case == label for row in widest)]
     titles = {label: case.title for label, case in cases.items()}
-    tables = []
+    tables = [_side_by_side(widest, order, titles)]
     for figure in ("mean", "p99"):
         cells = {(r.case, r.method): r.ratio[figure] for r in widest}
         methods = list(dict.fromkeys(row.method for row in widest))
         tables.append(
             Table(
                 f"{figure}, ratio to SED",
-                f"Failures counted. With the 95 % bootstrap interval over repetitions on the same "
-                f"requests, from {PAIRS_MIN} repetitions on.",
+                "",
                 ("method", *(titles[label] for label in order)),
                 tuple(
                     (method, *(_interval(cells.get((label, method))) for label in order))
@@ -143,6 +150,25 @@ def _overview(
     ]
     against, verdict = _against(widest, order, titles)
     return Section(ALL_CASES, verdict, tables + against, pictures)
+
+
+def _side_by_side(found: Sequence[Row], order: Sequence[str], titles: Mapping[str, str]) -> Table:
+    """What every method took in each case."""
+    by_place = {(row.case, row.method): row for row in found}
+    lines = []
+    for method in dict.fromkeys(row.method for row in found):
+        cells = [method]
+        for label in order:
+            row = by_place.get((label, method))
+            if row is None:
+                cells += [NOTHING] * 4
+            else:
+                cells += [_ms(row.seconds[figure]) for figure in ("mean", "p90", "p99")]
+                cells.append(str(row.failed))
+        lines.append(tuple(cells))
+    head = [part for label in order for part in (f"{titles[label]}: mean", "p90", "p99", "failed")]
+    note = "Latency in milliseconds, all pages, mean over repetitions; requests that failed."
+    return Table("Milliseconds", note, ("method", *head), tuple(lines))
 
 
 def _widest(found: Sequence[Row], case: str) -> str:
@@ -173,12 +199,10 @@ def _against(
             tables.append(
                 Table(f"{figure} of {method} over the method's", note, columns, tuple(lines))
             )
-    words = [
-        f"{titles[label]}: {said}"
-        for label in order
-        if (said := in_words([row for row in found if row.case == label]))
-    ]
-    return tables, " ".join(words)
+    said = {label: in_words([row for row in found if row.case == label]) for label in order}
+    if len(set(said.values())) == 1:
+        return tables, next(iter(said.values()))
+    return tables, " ".join(f"{titles[label]}: {text}" for label, text in said.items() if text)
 
 
 def _case(
@@ -192,16 +216,22 @@ def _case(
     folder: Path,
 ) -> Section:
     settle_s, run_s = size.settle_s, size.run_s
-    tables = [
-        _latencies(page, window, [r for r in found if (r.page, r.window) == (page, window)])
+    latencies = {
+        (page, window): _latencies(
+            page, window, [r for r in found if (r.page, r.window) == (page, window)]
+        )
         for window in dict.fromkeys(row.window for row in found)
         for page in dict.fromkeys(row.page for row in found)
-    ]
+    }
+    widest = _widest(found, label)
     known = columns()
     wanted = [known[column] for column in case.beside]
-    tables += _beside(wanted, [r for r in found if r.window == found[0].window])
     burning = any(event.burn for event in case.events)
-    tables += [_used(runs, settle_s, run_s, burning), _busy(runs, settle_s, run_s)]
+    tables = [table for (page, _), table in latencies.items() if page == widest]
+    tables += _beside(wanted, [r for r in found if r.window == found[0].window])
+    tables.append(_busy(runs, settle_s, run_s))
+    details = [table for (page, _), table in latencies.items() if page != widest]
+    details.append(_used(runs, settle_s, run_s, burning))
     stem = f"{name}-{label}"
     pictures = [
         plots.save(plots.latency(runs, settle_s, timeout_s), folder / f"{stem}-latency.png"),
@@ -218,7 +248,7 @@ def _case(
     text += f"; planned load {planned:.2f}. " if planned is not None else ". "
     whole = [row for row in found if row.window == found[0].window]
     text += " ".join(part for part in (doubted(runs), in_words(whole)) if part)
-    return Section(case.title, text, tables, pictures)
+    return Section(case.title, text, tables, pictures, details)
 
 
 def planned_load(case: Case) -> float | None:
@@ -257,11 +287,7 @@ def _latencies(page: str, window: Window, found: Sequence[Row]) -> Table:
     title = "Latency" if page == ALL else f"Latency, {page} pages"
     return Table(
         f"{title}, {window[0]:g} to {window[1]:g} s",
-        f"Milliseconds from the planned time, failures as long as a client waits; answered: the "
-        f"mean of those that were answered. Mean over repetitions (95 %, Student's t, from "
-        f"{PAIRS_MIN} on). CPU: of all balancers, microseconds a request, over whole runs, idle "
-        f"time included. load: arrivals times what an answer really cost the servers, over what "
-        f"they had at first. sound: runs that there is no reason to doubt.",
+        "",
         (
             "method",
             "mean",
@@ -366,6 +392,7 @@ def preface(
     lines = [f"Form: {form}, on {ground}."]
     every = [kept for runs in there.values() for kept in runs]
     hosts = [kept.record["host"] for kept in every]
+    lines.append(_HOW_TO_READ)
     for key, words in (
         ("commit", "Commit"),
         ("cpu", "CPU"),
@@ -403,6 +430,16 @@ def preface(
     return " ".join(lines)
 
 
+_HOW_TO_READ = (
+    "Latencies are milliseconds from the planned time, failures as long as a client waits, means "
+    "over repetitions; answered: the mean of those that were answered; CPU: of all balancers, "
+    "microseconds a request, over whole runs, idle time included; load: arrivals times what an "
+    "answer really cost the servers, over what they had at first; sound: runs that there is no "
+    f"reason to doubt. Intervals are 95 %, from {PAIRS_MIN} repetitions on: Student's t for "
+    "latencies, a bootstrap over repetitions on the same requests for ratios."
+)
+
+
 def of_form(experiment: Experiment, form: Form, runs: Iterable[Kept]) -> list[Kept]:
     """Those that the file still has: an earlier one may have had other methods and cases."""
     size = size_of(experiment, form)
@@ -427,8 +464,8 @@ def write_docs(
 ) -> Path:
     """`results.md` with pictures in `img/results`, small enough to be committed; its path.
 
-    One picture a section, and where an experiment has one over all its cases only that: at most
-    PICTURES_MAX in all. Pictures of before are removed.
+    Without details. One picture a section, and where an experiment has one over all its cases
+    only that: at most PICTURES_MAX in all. Pictures of before are removed.
     """
     images = folder / "img" / "results"
     images.mkdir(parents=True, exist_ok=True)
@@ -447,7 +484,7 @@ def write_docs(
                 chosen = []
             left -= len(chosen)
             small = [_small(path, images / path.name) for path in chosen]
-            shown.append(replace(section, pictures=small))
+            shown.append(replace(section, pictures=small, details=()))
         kept.append((heading, text, shown))
     path = folder / "results.md"
     path.write_text(_page(folder, title, kept, about))
@@ -482,7 +519,8 @@ def _page(
         lines += [f"## {heading}", text]
         for section in sections:
             lines += [f"### {section.title}", section.text]
-            lines += [_deeper(markdown(table)) for table in section.tables]
+            tables = (*section.tables, *section.details)
+            lines += [_deeper(markdown(table)) for table in tables]
             lines += [f"![{p.stem}]({p.relative_to(folder)})" for p in section.pictures]
     return "\n\n".join(line for line in lines if line) + "\n"
 

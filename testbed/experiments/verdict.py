@@ -16,6 +16,8 @@ from testbed.experiments.methods import learned
 
 FIGURES = ("mean", "p99")
 
+NO_VERDICT = f"Too few repetitions for a verdict: it takes {PAIRS_MIN} that count."
+
 
 class Verdict(Enum):
     """What the interval of a ratio of the agent to another method says."""
@@ -37,8 +39,12 @@ def judge(mine: Row, other: Row, figure: str) -> Verdict:
 
 
 def in_words(rows: Sequence[Row]) -> str:
-    """A sentence a kind of page, agent and figure. rows: of one case and window."""
+    """A sentence a kind of page, agent and figure. rows: of one case and window.
+
+    NO_VERDICT alone where none can be judged; empty where there is nobody to judge.
+    """
     sentences = []
+    few = True
     for page in dict.fromkeys(row.page for row in rows):
         of_page = [row for row in rows if row.page == page]
         for mine in (row for row in of_page if learned(row.method)):
@@ -46,7 +52,9 @@ def in_words(rows: Sequence[Row]) -> str:
             if others:
                 named = f"{mine.method}, {page} pages" if page != "all" else mine.method
                 sentences += [_sentence(named, mine, others, figure) for figure in FIGURES]
-    return " ".join(sentences)
+                found = {judge(mine, other, figure) for other in others for figure in FIGURES}
+                few = few and found == {Verdict.TOO_FEW}
+    return NO_VERDICT if sentences and few else " ".join(sentences)
 
 
 def _sentence(named: str, mine: Row, others: Iterable[Row], figure: str) -> str:

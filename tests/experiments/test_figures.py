@@ -16,6 +16,7 @@ from testbed.experiments.store import Kept, Run, Store
 from testbed.experiments.studies.probing import errors_of, quality
 from testbed.experiments.studies.steps import intervals_ms
 from testbed.experiments.truth import SEEN, TRUTH
+from testbed.experiments.verdict import NO_VERDICT
 from testbed.lab.topology import find, load_topology
 
 TOPOLOGY = load_topology(find("smoke"))
@@ -131,9 +132,8 @@ def test_the_page_has_every_method_every_window_and_the_papers_beside(store, tmp
     runs = list(store.runs())
     sections = compared(experiment, "known", "short", runs, tmp_path)
     assert [section.title for section in sections] == ["All cases", "the case", "the other"]
-    few = "agent, mean: too few repetitions to tell from sed, lsq (fewer than 5 that count)."
-    assert few in sections[0].text
-    assert few.replace("agent", "agent, wiki pages", 1) in sections[1].text
+    assert sections[0].text == NO_VERDICT
+    assert sections[1].text.endswith(NO_VERDICT)
     assert "planned load 0.50" in sections[1].text
     against = next(table for table in sections[0].tables if table.title.startswith("mean of agent"))
     assert against.rows[0][:2] == ("sed", "0.50")
@@ -186,7 +186,8 @@ def test_the_page_for_the_documentation_has_its_few_pictures_beside_it(store, tm
         "loopback",
         {"known": runs, "absent": []},
     )
-    assert about.startswith("Form: short, on loopback. Commit: ")
+    assert about.startswith("Form: short, on loopback. Latencies are ")
+    assert "Commit: " in about
     assert about.endswith("Missing: absent (0 of 18 runs).")
     docs = tmp_path / "docs"
     (docs / "img" / "results").mkdir(parents=True)
@@ -197,6 +198,11 @@ def test_the_page_for_the_documentation_has_its_few_pictures_beside_it(store, tm
     assert pictures == {"img/results/known-ratios-mean.png"}
     assert all(f"]({picture})" in text for picture in pictures)
     assert text.count("![") == len(pictures)
+    # Pages one by one and servers one by one are in the whole report only.
+    assert "| lsq | 4640.0 | 40000.0 | 40000.0 | 30 |" in text
+    details = [table.title for section in sections for table in section.details]
+    assert {"Latency, wiki pages, 1 to 10 s", "Servers"} <= set(details)
+    assert not any(f"#### {title}\n" in text for title in details)
     big = (tmp_path / "known-ratios-mean.png").stat().st_size
     assert (docs / "img" / "results" / "known-ratios-mean.png").stat().st_size < big
 

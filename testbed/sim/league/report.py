@@ -62,7 +62,9 @@ def _groups(standings: Standings) -> tuple[tuple[str, tuple[Ratio, ...]], ...]:
 
 def markdown(table: Table) -> str:
     """A heading, the note, the table; no table if it has no rows."""
-    lines = [f"## {table.title}", "", table.note]
+    lines = [f"## {table.title}"]
+    if table.note:
+        lines += ["", table.note]
     if table.rows:
         lines += ["", _line(table.columns), _line("---" for _ in table.columns)]
         lines += [_line(row) for row in table.rows]
