@@ -4,7 +4,8 @@
 
 Lives here: the process, and one step of the rule. Never here: dispatch. The rule is the
 simulator's (`testbed.sim.policies.ActiveProbing`): the papers give none. log w moves by GAIN times
-the log of the mean of busy + 1 over the server's own; a server that does not answer stays as it is.
+the log of the mean of busy + 1 over the server's own, four times a second; where servers are asked
+more often each step is smaller, so that time does as much. Who does not answer stays as it is.
 """
 
 from __future__ import annotations
@@ -23,22 +24,26 @@ from numpy.typing import NDArray
 from shm.errors import RegionAbsent
 from shm.region import Region
 from shm.weights import AgentBlock
-from testbed.experiments.asking import Asker, AskError
+from testbed.experiments.asking import TIMEOUT_S, Asker, AskError
 from testbed.kernel import end_with_parent
 
-GAIN = 0.05
+GAIN = 0.2
+GAIN_PERIOD_S = 0.25
 BOUND = 0.5 * np.log(16.0)
 _FRESH_PERIODS = 8
 _ATTACH_S = 0.05
 
 
-def corrected(log_w: NDArray[np.float64], busy: NDArray[np.float64]) -> NDArray[np.float64]:
+def corrected(
+    log_w: NDArray[np.float64], busy: NDArray[np.float64], period_s: float = GAIN_PERIOD_S
+) -> NDArray[np.float64]:
     """(N,) the next log weights, mean 0; busy (N,): jobs, NaN where nobody answered."""
     known = np.isfinite(busy)
     if not known.any():
         return log_w
     jobs = np.where(known, busy, 0.0) + 1.0
-    step = GAIN * (np.log(jobs[known].mean()) - np.log(jobs))
+    gain = 1.0 - (1.0 - GAIN) ** (period_s / GAIN_PERIOD_S)
+    step = gain * (np.log(jobs[known].mean()) - np.log(jobs))
     moved = log_w + np.where(known, step, 0.0)
     return np.clip(moved - moved.mean(), -BOUND, BOUND)
 
@@ -88,9 +93,10 @@ def probe(region: Region, sensors: Mapping[str, Asker], period_s: float, stop: E
     due_s = time.monotonic()
     while not stop.is_set():
         busy = ask_all([sensors[entry.name] for entry in entries])
-        log_w = corrected(log_w, busy)
+        log_w = corrected(log_w, busy, period_s)
         now_ns = time.monotonic_ns()
-        fresh_ns = round(_FRESH_PERIODS * period_s * 1e9)
+        # One that does not answer keeps the others waiting for TIMEOUT_S.
+        fresh_ns = round((_FRESH_PERIODS * period_s + TIMEOUT_S) * 1e9)
         block.beat(now_ns)
         block.publish(slots, identity, np.exp(log_w), now_ns, now_ns + fresh_ns)
         due_s = max(due_s + period_s, time.monotonic())

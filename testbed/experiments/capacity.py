@@ -2,7 +2,7 @@
 
 Lives here: the mix, and the file. Never here: the measurement (`testbed.lab.calibrate`).
 A rate that an experiment is run at must not change while it is resumed: what is in the file stays
-until somebody removes it.
+as long as the servers' programs and the way to measure are the same.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from testbed.experiments.demand import Demand, Page
+from testbed.experiments.programs import versions
 from testbed.lab.topology import Site, Topology
+from testbed.sim.league.content import source_digest
 
 
 class Capacities:
@@ -57,7 +59,9 @@ class Capacities:
         if self._path.is_file():
             known = json.loads(self._path.read_text())
         serving = topology.serving(cast(Site, site))
-        key = f"{topology.name} {site} {_digest(serving)}"
+        # `calibrate` by name: it is imported where labs are made only.
+        how = {"programs": versions(), "code": source_digest("testbed.lab.calibrate")}
+        key = f"{topology.name} {site} {_digest(serving, how)}"
         if key not in known:
             known[key] = dict(self._measure(serving))
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,6 +71,6 @@ class Capacities:
         return float(known[key]["rate_per_s"])
 
 
-def _digest(topology: Topology) -> str:
-    content = json.dumps(topology.model_dump(mode="json"), sort_keys=True)
+def _digest(topology: Topology, how: Mapping[str, Any]) -> str:
+    content = json.dumps({"topology": topology.model_dump(mode="json"), **how}, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:12]

@@ -38,11 +38,14 @@ _PRESSURE = Path("/proc/pressure/cpu")
 class Reading:
     """Seconds so far, over all cores. ours_s: CPU time of what belongs to the experiment.
 
+    exact_s: of all processes, by the scheduler; None where no control groups tell.
+    busy_s: the same by ticks.
     waiting_s: wall time in which somebody waited for a CPU; None where the kernel does not say.
     """
 
     at_s: float
     busy_s: float
+    exact_s: float | None
     interrupts_s: float
     steal_s: float
     waiting_s: float | None
@@ -53,15 +56,15 @@ def read(ours_s: float) -> Reading:
     """Now."""
     fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
     user, nice, system, _, _, irq, softirq, steal = (int(f) / _TICKS_PER_S for f in fields)
-    busy_s = user + nice + system
-    # Servers begin a period of their quota at a tick: ticks see 0.1 cores that nobody used.
+    exact_s = None
     with contextlib.suppress(LabError, OSError):
-        busy_s = Hierarchy.detect().spent_ns() / 1e9
+        exact_s = Hierarchy.detect().spent_ns() / 1e9
     waiting_s = None
     with contextlib.suppress(OSError):
         some = _PRESSURE.read_text().split("\n", 1)[0]
         waiting_s = int(some.rpartition("total=")[2]) / 1e6
-    return Reading(time.monotonic(), busy_s, irq + softirq, steal, waiting_s, ours_s)
+    busy_s = user + nice + system
+    return Reading(time.monotonic(), busy_s, exact_s, irq + softirq, steal, waiting_s, ours_s)
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class Host:
         found = []
         if self.others > OTHERS_MAX:
             found.append(
-                f"the host was busy with other things: {self.others:.0%} of its CPU time, "
+                f"the host was busy with other things: {self.others:.1%} of its CPU time, "
                 f"above {OTHERS_MAX:.0%}"
             )
         if self.steal > STEAL_MAX:
@@ -99,6 +102,10 @@ def between(before: Reading, after: Reading) -> Host:
     seconds = after.at_s - before.at_s
     whole_s = seconds * cores
     ours_s = after.ours_s - before.ours_s
+    busy_s = after.busy_s - before.busy_s
+    # Servers begin a period of their quota at a tick: ticks see 0.1 cores that nobody used.
+    if before.exact_s is not None and after.exact_s is not None:
+        busy_s = after.exact_s - before.exact_s
     waiting = None
     if before.waiting_s is not None and after.waiting_s is not None:
         waiting = (after.waiting_s - before.waiting_s) / seconds
@@ -106,7 +113,7 @@ def between(before: Reading, after: Reading) -> Host:
         seconds=seconds,
         cores=cores,
         ours=ours_s / whole_s,
-        others=max(0.0, after.busy_s - before.busy_s - ours_s) / whole_s,
+        others=max(0.0, busy_s - ours_s) / whole_s,
         interrupts=(after.interrupts_s - before.interrupts_s) / whole_s,
         steal=(after.steal_s - before.steal_s) / whole_s,
         waiting=waiting,

@@ -45,6 +45,7 @@ from testbed.stats import Interval
 
 NOTHING = "-"
 ALL_CASES = "All cases"
+DOUBTED = " \\*"
 
 PICTURES_MAX = 20
 """In the documentation."""
@@ -161,13 +162,15 @@ def _side_by_side(found: Sequence[Row], order: Sequence[str], titles: Mapping[st
         for label in order:
             row = by_place.get((label, method))
             if row is None:
-                cells += [NOTHING] * 4
+                cells += [NOTHING] * 5
             else:
-                cells += [_ms(row.seconds[figure]) for figure in ("mean", "p90", "p99")]
-                cells.append(str(row.failed))
+                doubt = DOUBTED if row.believable < row.repetitions else ""
+                cells += [_ms(row.seconds[figure]) + doubt for figure in ("mean", "p90", "p99")]
+                cells += [str(row.failed), _plain(row.load)]
         lines.append(tuple(cells))
-    head = [part for label in order for part in (f"{titles[label]}: mean", "p90", "p99", "failed")]
-    note = "Latency in milliseconds, all pages, mean over repetitions; requests that failed."
+    names = ("mean", "p90", "p99", "failed", "load")
+    head = [f"{titles[label]}: {name}" for label in order for name in names]
+    note = f"Latency of all pages.{DOUBTED} some of it from runs that are not to be believed."
     return Table("Milliseconds", note, ("method", *head), tuple(lines))
 
 
@@ -193,12 +196,14 @@ def _against(
                     mine, theirs = by_place.get((label, method)), by_place.get((label, other))
                     known = mine is not None and theirs is not None
                     cells.append(_interval(mine.over(theirs, figure)) if known else NOTHING)
-                lines.append((other, *cells))
+                if any(cell != NOTHING for cell in cells):
+                    lines.append((other, *cells))
             note = "Below 1 the agent is ahead. The same requests, runs that are to be believed."
             columns = ("method", *(titles[label] for label in order))
-            tables.append(
-                Table(f"{figure} of {method} over the method's", note, columns, tuple(lines))
-            )
+            if lines:
+                tables.append(
+                    Table(f"{figure} of {method} over the method's", note, columns, tuple(lines))
+                )
     said = {label: in_words([row for row in found if row.case == label]) for label in order}
     if len(set(said.values())) == 1:
         return tables, next(iter(said.values()))
@@ -261,8 +266,10 @@ def planned_load(case: Case) -> float | None:
 
 def doubted(runs: Sequence[Kept]) -> str:
     """Names every run that is not to be believed, and why; empty if there is none."""
+    several = len({kept.case for kept in runs}) > 1
     named = [
-        f"{kept.method} {kept.repetition} ({', '.join(kept.record['why_not'])})"
+        f"{f'{kept.case} ' if several else ''}{kept.method} {kept.repetition} "
+        f"({', '.join(kept.record['why_not'])})"
         for kept in runs
         if kept.record.get("why_not")
     ]
@@ -331,17 +338,22 @@ def _beside(wanted: Sequence[Column], found: Sequence[Row]) -> list[Table]:
         *dict.fromkeys(row.method for row in found),
         *(m for m in LEARNED if any(m in column.seconds for column in wanted)),
     ]
+    groups: dict[tuple[str, str], list[Column]] = {}
+    for column in wanted:
+        page = next((page for page in ("wiki", "static") if column.name.endswith(page)), "loop")
+        groups.setdefault((page, column.figure), []).append(column)
     lines = []
     for method in methods:
         cells = [method]
-        for column in wanted:
-            page = column.name.rsplit("-", 1)[-1]
+        for (page, figure), alike_columns in groups.items():
             row = by_page.get((page, method)) or by_page.get((ALL, method))
             row = row or by_page.get(("loop", method))
-            cells.append(_interval(row.ratio[column.figure]) if row else NOTHING)
-            cells.append(_plain(column.ratio(method)))
+            cells.append(_interval(row.ratio[figure]) if row else NOTHING)
+            cells += [_plain(column.ratio(method)) for column in alike_columns]
         lines.append(tuple(cells))
-    head = [part for c in wanted for part in (f"ours, {c.figure}", c.title)]
+    head = []
+    for (page, figure), alike_columns in groups.items():
+        head += [f"{page}, {figure}: ours", *(column.title for column in alike_columns)]
     note = "Ratios to SED: ours, and the paper's in that table and column."
     return [Table("Beside the papers", note, ("method", *head), tuple(lines))]
 
@@ -374,10 +386,7 @@ def _busy(runs: Sequence[Kept], settle_s: float, run_s: float) -> Table:
         means = [sum(found[group]) / len(found[group]) for group in groups]
         ratio = means[-1] / means[0] if means[0] else math.nan
         lines.append((method, *(f"{mean:.1f}" for mean in means), _plain(ratio)))
-    note = (
-        "Mean over looks and servers of a group. CIKM reports 2.33 for SED with two balancers "
-        "(figure 9), 2.67 and 2.25 with six (figure 10), and about 1 for its learned method."
-    )
+    note = "Mean over looks and servers of a group."
     columns = ("method", *groups, f"{groups[-1]} over {groups[0]}")
     return Table("Busy workers", note, columns, tuple(lines))
 
@@ -400,16 +409,24 @@ def preface(
         ("kernel", "Kernel"),
     ):
         values = dict.fromkeys(str(host.get(key) or "unknown") for host in hosts)
+        changed = " (+: with changes)" if any(value.endswith("+") for value in values) else ""
         if values:
-            lines.append(f"{words}: {', '.join(values)}.")
+            lines.append(f"{words}{changed}: {', '.join(values)}.")
     programs = dict.fromkeys(
-        version
+        f"{name} {version}"
         for host in hosts
         for name, version in host.get("programs", {}).items()
         if name != "numpy"
     )
     if programs:
         lines.append(f"Programs: {', '.join(programs)}.")
+    again = sum(int(kept.record.get("attempts", 1)) > 1 for kept in every)
+    if again:
+        still = sum(bool(kept.record.get("why_not")) for kept in every)
+        lines.append(
+            f"Repeated, for there was reason to doubt them: {again} of {len(every)} runs; "
+            f"{still} are still not to be believed."
+        )
     began = [float(kept.record["began_s"]) for kept in every if "began_s" in kept.record]
     if began:
         first, last = (datetime.fromtimestamp(at, UTC) for at in (min(began), max(began)))
@@ -434,8 +451,11 @@ _HOW_TO_READ = (
     "Latencies are milliseconds from the planned time, failures as long as a client waits, means "
     "over repetitions; answered: the mean of those that were answered; CPU: of all balancers, "
     "microseconds a request, over whole runs, idle time included; load: arrivals times what an "
-    "answer really cost the servers, over what they had at first; sound: runs that there is no "
-    f"reason to doubt. Intervals are 95 %, from {PAIRS_MIN} repetitions on: Student's t for "
+    "answer really cost the servers, over what they had at first (planned loads are shares of what "
+    "they answer when saturated, which costs more an answer); sound: runs that there is no reason "
+    "to doubt. Busy workers: CIKM reports a ratio of large to small of 2.33 for SED with two "
+    "balancers (figure 9), 2.67 and 2.25 with six (figure 10), and about 1 for its learned method. "
+    f"Intervals are 95 %, from {PAIRS_MIN} repetitions on: Student's t for "
     "latencies, a bootstrap over repetitions on the same requests for ratios."
 )
 

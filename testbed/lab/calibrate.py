@@ -37,7 +37,6 @@ _TURN_MIN_S = 1.0
 """Some hundreds of cheap pages."""
 
 _SETTLE_S = 1.0
-_SETTLE_TURN_S = 0.3
 _QUOTA_USED_MIN = 0.95
 
 
@@ -122,12 +121,12 @@ def calibrate(lab: NamespaceLab, duration_s: float) -> list[Calibration]:
 def _one(
     lab: NamespaceLab, kind: Site, servers: Sequence[NamespaceServer], duration_s: float
 ) -> Calibration:
-    groups, settle_s, each_s = [servers], _SETTLE_S, duration_s
+    groups, each_s = [servers], duration_s
     if kind in _IN_TURN:
-        groups, settle_s = [[server] for server in servers], _SETTLE_TURN_S
+        groups = [[server] for server in servers]
         each_s = max(duration_s / len(servers), _TURN_MIN_S)
     clients = _CLIENTS.get(kind, _CLIENTS_ELSE)
-    load = [_Load(group, target_of(kind), clients, settle_s, each_s) for group in groups]
+    load = [_Load(group, target_of(kind), clients, each_s) for group in groups]
     measured = [lab.client.call(partial(asyncio.run, _measure(lab, one))) for one in load]
     capacities = [
         _capacity(server, kind, tally, cpu_ns, one.took_s)
@@ -159,12 +158,11 @@ def _capacity(
 
 @dataclass(frozen=True)
 class _Load:
-    """clients at each of these servers, for so long; the first settle_s do not count."""
+    """clients at each of these servers; what is counted takes so long."""
 
     servers: Sequence[NamespaceServer]
     target: Callable[[int], str]
     clients: int
-    settle_s: float
     duration_s: float
 
 
@@ -185,13 +183,13 @@ async def _measure(lab: NamespaceLab, load: _Load) -> _Measured:
         return [database, *(server.cpu_ns() for server in servers)]
 
     async with asyncio.TaskGroup() as group:
-        until_s = time.monotonic() + load.settle_s + load.duration_s
+        until_s = time.monotonic() + _SETTLE_S + load.duration_s
         for number, (server, tally) in enumerate(zip(servers, tallies, strict=True)):
             # Not all at the same page: it would be in all caches for the first of them.
             begin = number * pages.COUNT // len(servers)
             targets = _until(until_s, begin, load.target)
             group.create_task(ask(server.address, server.port, targets, load.clients, tally))
-        await asyncio.sleep(load.settle_s)
+        await asyncio.sleep(_SETTLE_S)
         before_ns, began_s = cpu_ns(), time.monotonic()
         counts = [tally.answered for tally in tallies]
         await asyncio.sleep(load.duration_s)

@@ -67,8 +67,12 @@ class Hierarchy:
         """
         if self.version == 1:
             return self.family("").cpu_ns()
-        names = [stat.parent.name for stat in self.tops[0].glob("*/cpu.stat")]
-        return sum(self.family(name).cpu_ns() for name in names)
+        spent_ns = 0
+        for stat in self.tops[0].glob("*/cpu.stat"):
+            # A group may go while this looks.
+            with contextlib.suppress(FileNotFoundError):
+                spent_ns += self.family(stat.parent.name).cpu_ns()
+        return spent_ns
 
     def family(self, name: str) -> Group:
         """The group called `name` at the top, to hold the machines' groups; made or not."""

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from testbed.experiments.asking import Asker, AskError, Busy
-from testbed.experiments.awcmp import BOUND, ask_all, corrected
+from testbed.experiments.awcmp import BOUND, GAIN, GAIN_PERIOD_S, ask_all, corrected
 from testbed.processes import free_ports
 from testbed.server.backend import Settings
 from testbed.server.server import listening
+from testbed.sim.policies import ActiveProbing
 from tests.testbed.loops import on_uvloop
 
 
@@ -21,7 +22,19 @@ def test_the_busier_server_loses_weight_until_all_are_alike():
     moved = corrected(log_w, np.array([9.0, 4.0, 2.0]))
     assert moved[0] < moved[1] < moved[2]
     assert moved.mean() == pytest.approx(0.0)
-    assert np.array_equal(corrected(moved, np.array([5.0, 5.0, 5.0])), moved)
+    np.testing.assert_allclose(corrected(moved, np.array([5.0, 5.0, 5.0])), moved)
+
+
+def test_the_rule_is_the_simulators_however_often_servers_are_asked():
+    assert GAIN == ActiveProbing.gain
+    busy = np.array([9.0, 4.0, 2.0])
+    once = corrected(np.zeros(3), busy)
+    np.testing.assert_allclose(once, corrected(np.zeros(3), busy, GAIN_PERIOD_S))
+    often = np.zeros(3)
+    for _ in range(5):
+        often = corrected(often, busy, GAIN_PERIOD_S / 5)
+    # A step leaves 0.8 of the way: five of a fifth of the time together move by little more.
+    np.testing.assert_allclose(often, once, rtol=0.12)
 
 
 def test_weights_stay_within_their_bounds():

@@ -11,7 +11,7 @@ import pytest
 from testbed.experiments.host import OTHERS_MAX, STEAL_MAX, Host, Reading, between, read
 
 CORES = os.cpu_count() or 1
-BEFORE = Reading(100.0, 50.0, 1.0, 0.5, 7.0, 20.0)
+BEFORE = Reading(100.0, 50.0, None, 1.0, 0.5, 7.0, 20.0)
 
 
 def after(**spent_s: float) -> Reading:
@@ -30,11 +30,19 @@ def test_what_others_used_is_what_is_not_ours():
     assert between(BEFORE, after(busy_s=3.9, ours_s=4.0)).others == 0
 
 
+def test_the_schedulers_time_counts_where_both_readings_have_it():
+    known = replace(BEFORE, exact_s=70.0)
+    later = replace(after(busy_s=6.0, ours_s=4.0), exact_s=74.2)
+    assert between(known, later).others == pytest.approx(0.02 / CORES)
+    for one, other in ((BEFORE, later), (known, replace(later, exact_s=None))):
+        assert between(one, other).others == pytest.approx(0.2 / CORES)
+
+
 def test_a_busy_host_and_a_robbed_one_are_reasons_and_a_loaded_one_is_none():
     quiet = Host(10.0, 2, ours=0.9, others=OTHERS_MAX, interrupts=0.1, steal=STEAL_MAX, waiting=1.0)
     assert quiet.why_not() == ()
     (busy,) = replace(quiet, others=0.4).why_not()
-    assert busy == "the host was busy with other things: 40% of its CPU time, above 5%"
+    assert busy == "the host was busy with other things: 40.0% of its CPU time, above 5%"
     (robbed,) = replace(quiet, steal=0.02).why_not()
     assert robbed == "the host lost 2.0% of its CPU time, above 1%"
 
