@@ -49,7 +49,7 @@ RIVALS = {
 }
 
 
-@pytest.mark.parametrize("seconds", [6, pytest.param(15, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [4, pytest.param(15, marks=pytest.mark.slow)])
 def test_one_ten_times_slower_than_the_others(
     daemon: Start, children: Children, capsys: pytest.CaptureFixture[str], seconds: int
 ) -> None:

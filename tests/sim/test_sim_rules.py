@@ -94,7 +94,7 @@ def _choose(pair: Pair, key: int) -> int:
 
 
 @pytest.mark.parametrize("name", sorted(POLICIES))
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=50)
 @given(data=st.data())
 def test_every_choice_is_the_live_policys(name: str, data: st.DataObject) -> None:
     slots = data.draw(st.sampled_from(SLOTS))
