@@ -8,7 +8,7 @@ that there is no reason to doubt.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 
 from testbed.experiments.figures import PAIRS_MIN, Row
@@ -43,27 +43,38 @@ def in_words(rows: Sequence[Row]) -> str:
 
     NO_VERDICT alone where none can be judged; empty where there is nobody to judge.
     """
-    sentences = []
-    few = True
-    for page in dict.fromkeys(row.page for row in rows):
-        of_page = [row for row in rows if row.page == page]
-        for mine in (row for row in of_page if learned(row.method)):
-            others = [row for row in of_page if not learned(row.method)]
-            if others:
-                named = f"{mine.method}, {page} pages" if page != "all" else mine.method
-                sentences += [_sentence(named, mine, others, figure) for figure in FIGURES]
-                found = {judge(mine, other, figure) for other in others for figure in FIGURES}
-                few = few and found == {Verdict.TOO_FEW}
-    return NO_VERDICT if sentences and few else " ".join(sentences)
+    judged = [
+        (named, figure, _by_verdict(mine, others, figure))
+        for page in dict.fromkeys(row.page for row in rows)
+        for named, mine, others in _opponents([row for row in rows if row.page == page], page)
+        for figure in FIGURES
+    ]
+    if judged and all(set(by_verdict) == {Verdict.TOO_FEW} for _, _, by_verdict in judged):
+        return NO_VERDICT
+    return " ".join(_sentence(*one) for one in judged)
 
 
-def _sentence(named: str, mine: Row, others: Iterable[Row], figure: str) -> str:
-    by_verdict: dict[Verdict, list[str]] = {}
+def _opponents(rows: Sequence[Row], page: str) -> Iterator[tuple[str, Row, Sequence[Row]]]:
+    """Each agent, by what to call it, and those that it is to be compared with."""
+    others = [row for row in rows if not learned(row.method)]
+    for mine in rows:
+        if others and learned(mine.method):
+            yield mine.method if page == "all" else f"{mine.method}, {page} pages", mine, others
+
+
+def _by_verdict(mine: Row, others: Iterable[Row], figure: str) -> dict[Verdict, list[str]]:
+    """The others' methods."""
+    found: dict[Verdict, list[str]] = {}
     for other in others:
-        by_verdict.setdefault(judge(mine, other, figure), []).append(other.method)
-    parts = []
-    for verdict in Verdict:
-        if verdict in by_verdict:
-            parts.append(f"{verdict.value} {', '.join(by_verdict[verdict])}")
+        found.setdefault(judge(mine, other, figure), []).append(other.method)
+    return found
+
+
+def _sentence(named: str, figure: str, by_verdict: Mapping[Verdict, Sequence[str]]) -> str:
+    parts = [
+        f"{verdict.value} {', '.join(by_verdict[verdict])}"
+        for verdict in Verdict
+        if verdict in by_verdict
+    ]
     few = f" (fewer than {PAIRS_MIN} that count)" if Verdict.TOO_FEW in by_verdict else ""
     return f"{named}, {figure}: {'; '.join(parts)}{few}."
