@@ -38,6 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SITE=REQUESTS_PER_S",
         help="what a lab's servers can do, instead of measuring it",
     )
+    parser.add_argument(
+        "--repetitions",
+        type=_count,
+        metavar="N",
+        help="instead of the form's: five give intervals and verdicts",
+    )
     parser.add_argument("--report-only", action="store_true", help="of what is there already")
     parser.add_argument(
         "--docs",
@@ -72,11 +78,21 @@ def run(args: argparse.Namespace) -> int:
         print(f"run: {error}", file=sys.stderr)
         return EXIT_USAGE
     form: Form = "full" if args.full else "short"
+    if args.repetitions:
+        files = {
+            name: experiment.repeated(form, args.repetitions) for name, experiment in files.items()
+        }
     unwind_on_signals()
     where = ground(args.on, args.out / args.on, dict(args.capacity))
     with where:
         out = args.out / args.on
         return _run_all(console, files, form, where, out, args.report_only, args.docs)
+
+
+def _count(text: str) -> int:
+    if not (text.isdecimal() and 0 < int(text) <= 1000):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to 1000")
+    return int(text)
 
 
 def _capacity(text: str) -> tuple[str, float]:
@@ -95,7 +111,7 @@ def _run_all(
     report_only: bool,
     docs: Path | None,
 ) -> int:
-    from testbed.experiments import report
+    from testbed.experiments import inventory, page
     from testbed.experiments.season import UnfitError, methods_of
     from testbed.experiments.store import Store
     from testbed.experiments.studies import study
@@ -123,17 +139,17 @@ def _run_all(
     by_methods = sorted(files, key=lambda name: -len(methods_of(files[name], form)))
     for name in by_methods:
         experiment = files[name]
-        runs = there[name] = report.of_form(experiment, form, Store(folder / name).runs())
+        runs = there[name] = inventory.of_form(experiment, form, Store(folder / name).runs())
         if runs:
             sections = study(experiment.kind).sections(experiment, name, form, runs, folder)
             parts.append((experiment.title, experiment.about, sections))
-            (folder / f"{name}.json").write_text(report.manifest(experiment, form, runs))
+            (folder / f"{name}.json").write_text(inventory.manifest(experiment, form, runs))
     minutes = (time.monotonic() - began_s) / 60
-    about = report.preface(files, form, ground.kind, there)
-    page = report.write(folder, "Experiments", parts, about)
-    console.print(f"report, after {minutes:.1f} minutes: {page}")
+    about = inventory.preface(files, form, ground.kind, there)
+    index = page.write(folder, "Experiments", parts, about)
+    console.print(f"report, after {minutes:.1f} minutes: {index}")
     if docs is not None:
-        console.print(f"for the documentation: {report.write_docs(docs, 'Results', parts, about)}")
+        console.print(f"for the documentation: {page.write_docs(docs, 'Results', parts, about)}")
     return status
 
 

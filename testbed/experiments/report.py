@@ -1,24 +1,18 @@
-"""The report of one experiment or of all: a page in Markdown and the same in HTML, plots beside it.
+"""What is shown of methods that were compared, case by case, and in which words.
 
-Lives here: what is shown and in which words. Never here: numbers (`figures`, `beside`, `studies`),
-drawing (`plots`).
+Lives here: tables, pictures and verdicts. Never here: numbers (`figures`, `beside`), drawing
+(`plots`), the page that they are written on (`page`).
 """
 
 from __future__ import annotations
 
-import html
-import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from string import Template
 from typing import Any
 
-import markdown as to_html
 import polars as pl
-from PIL import Image
 
 from testbed.experiments import plots
 from testbed.experiments.beside import LEARNED, Column, columns
@@ -26,7 +20,6 @@ from testbed.experiments.demand import shape
 from testbed.experiments.figures import (
     ALL,
     FIGURES,
-    PAIRS_MIN,
     Row,
     Window,
     busy_by_group,
@@ -34,37 +27,17 @@ from testbed.experiments.figures import (
     used_by_server,
 )
 from testbed.experiments.methods import learned
+from testbed.experiments.page import ALL_CASES, Section
 from testbed.experiments.schema import Case, Day, Experiment, Form, Size
 from testbed.experiments.season import cases_of, methods_of, size_of
 from testbed.experiments.store import Kept
 from testbed.experiments.verdict import FIGURES as FIGURES_JUDGED
 from testbed.experiments.verdict import in_words
-from testbed.sim.league.report import markdown
 from testbed.sim.league.summary import Table
 from testbed.stats import Interval
 
 NOTHING = "-"
-ALL_CASES = "All cases"
 DOUBTED = " \\*"
-
-PICTURES_MAX = 20
-"""In the documentation."""
-
-_COLOURS = 48
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the page: its tables and pictures under one heading.
-
-    details: tables that the documentation goes without.
-    """
-
-    title: str
-    text: str
-    tables: Sequence[Table]
-    pictures: Sequence[Path] = ()
-    details: Sequence[Table] = ()
 
 
 def windows_of(case: Case, run_s: float, settle_s: float) -> list[Window]:
@@ -391,165 +364,6 @@ def _busy(runs: Sequence[Kept], settle_s: float, run_s: float) -> Table:
     return Table("Busy workers", note, columns, tuple(lines))
 
 
-def preface(
-    files: Mapping[str, Experiment], form: Form, ground: str, there: Mapping[str, Sequence[Kept]]
-) -> str:
-    """What the page is about: form, ground, host, versions; and what of it there is not.
-
-    there: the runs of each experiment in `files`.
-    """
-    lines = [f"Form: {form}, on {ground}."]
-    every = [kept for runs in there.values() for kept in runs]
-    hosts = [kept.record["host"] for kept in every]
-    lines.append(_HOW_TO_READ)
-    for key, words in (
-        ("commit", "Commit"),
-        ("cpu", "CPU"),
-        ("cores", "Cores"),
-        ("kernel", "Kernel"),
-    ):
-        values = dict.fromkeys(str(host.get(key) or "unknown") for host in hosts)
-        changed = " (+: with changes)" if any(value.endswith("+") for value in values) else ""
-        if values:
-            lines.append(f"{words}{changed}: {', '.join(values)}.")
-    programs = dict.fromkeys(
-        f"{name} {version}"
-        for host in hosts
-        for name, version in host.get("programs", {}).items()
-        if name != "numpy"
-    )
-    if programs:
-        lines.append(f"Programs: {', '.join(programs)}.")
-    again = sum(int(kept.record.get("attempts", 1)) > 1 for kept in every)
-    if again:
-        still = sum(bool(kept.record.get("why_not")) for kept in every)
-        lines.append(
-            f"Repeated, for there was reason to doubt them: {again} of {len(every)} runs; "
-            f"{still} are still not to be believed."
-        )
-    began = [float(kept.record["began_s"]) for kept in every if "began_s" in kept.record]
-    if began:
-        first, last = (datetime.fromtimestamp(at, UTC) for at in (min(began), max(began)))
-        lines.append(f"Runs began from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC.")
-    stale = [kept for kept in every if kept.record["key"] != kept.run.key]
-    if stale:
-        lines.append(
-            f"Made with other code, parameters or programs than there are now: {len(stale)} of "
-            f"{len(every)} runs."
-        )
-    missing = []
-    for name, experiment in files.items():
-        wanted, found = _wanted(experiment, form), len(there[name])
-        if found < wanted:
-            missing.append(f"{name} ({found} of {wanted} runs)")
-    if missing:
-        lines.append(f"Missing: {', '.join(missing)}.")
-    return " ".join(lines)
-
-
-_HOW_TO_READ = (
-    "Latencies are milliseconds from the planned time, failures as long as a client waits, means "
-    "over repetitions; answered: the mean of those that were answered; CPU: of all balancers, "
-    "microseconds a request, over whole runs, idle time included; load: arrivals times what an "
-    "answer really cost the servers, over what they had at first (planned loads are shares of what "
-    "they answer when saturated, which costs more an answer); sound: runs that there is no reason "
-    "to doubt. Busy workers: CIKM reports a ratio of large to small of 2.33 for SED with two "
-    "balancers (figure 9), 2.67 and 2.25 with six (figure 10), and about 1 for its learned method. "
-    f"Intervals are 95 %, from {PAIRS_MIN} repetitions on: Student's t for "
-    "latencies, a bootstrap over repetitions on the same requests for ratios."
-)
-
-
-def of_form(experiment: Experiment, form: Form, runs: Iterable[Kept]) -> list[Kept]:
-    """Those that the file still has: an earlier one may have had other methods and cases."""
-    size = size_of(experiment, form)
-    found = [kept for kept in runs if kept.repetition < size.repetitions]
-    if experiment.kind in ("decision", "reading"):
-        return found
-    cases, methods = cases_of(experiment, form), methods_of(experiment, form)
-    return [kept for kept in found if kept.case in cases and kept.method in methods]
-
-
-def _wanted(experiment: Experiment, form: Form) -> int:
-    """How many runs the form has."""
-    size = size_of(experiment, form)
-    if experiment.kind == "decision":
-        return size.repetitions
-    methods = 1 if experiment.kind == "reading" else len(methods_of(experiment, form))
-    return size.repetitions * len(cases_of(experiment, form)) * methods
-
-
-def write_docs(
-    folder: Path, title: str, parts: Iterable[tuple[str, str, Sequence[Section]]], about: str
-) -> Path:
-    """`results.md` with pictures in `img/results`, small enough to be committed; its path.
-
-    Without details. One picture a section, and where an experiment has one over all its cases
-    only that: at most PICTURES_MAX in all. Pictures of before are removed.
-    """
-    images = folder / "img" / "results"
-    images.mkdir(parents=True, exist_ok=True)
-    for old in images.glob("*.png"):
-        old.unlink()
-    kept = []
-    left = PICTURES_MAX
-    for heading, text, sections in parts:
-        over_all = any(section.title == ALL_CASES for section in sections)
-        shown = []
-        for section in sections:
-            pictures = list(section.pictures)
-            # The first of all cases is the mean's; the last of one case has its events, if any.
-            chosen = pictures[:1] if section.title == ALL_CASES else pictures[-1:]
-            if left < 1 or (over_all and section.title != ALL_CASES):
-                chosen = []
-            left -= len(chosen)
-            small = [_small(path, images / path.name) for path in chosen]
-            shown.append(replace(section, pictures=small, details=()))
-        kept.append((heading, text, shown))
-    path = folder / "results.md"
-    path.write_text(_page(folder, title, kept, about))
-    return path
-
-
-def _small(path: Path, to: Path) -> Path:
-    """The same in a few colours."""
-    with Image.open(path) as image:
-        image.convert("RGB").quantize(_COLOURS).save(to, optimize=True)
-    return to
-
-
-def write(
-    folder: Path, title: str, parts: Iterable[tuple[str, str, Sequence[Section]]], about: str
-) -> Path:
-    """`results.md` and `index.html`; parts: (title, about, sections). The page's path."""
-    folder.mkdir(parents=True, exist_ok=True)
-    page = _page(folder, title, parts, about)
-    (folder / "results.md").write_text(page)
-    body = to_html.markdown(page, extensions=["tables"])
-    path = folder / "index.html"
-    path.write_text(_PAGE.substitute(title=html.escape(title), body=body))
-    return path
-
-
-def _page(
-    folder: Path, title: str, parts: Iterable[tuple[str, str, Sequence[Section]]], about: str
-) -> str:
-    lines = [f"# {title}", about]
-    for heading, text, sections in parts:
-        lines += [f"## {heading}", text]
-        for section in sections:
-            lines += [f"### {section.title}", section.text]
-            tables = (*section.tables, *section.details)
-            lines += [_deeper(markdown(table)) for table in tables]
-            lines += [f"![{p.stem}]({p.relative_to(folder)})" for p in section.pictures]
-    return "\n\n".join(line for line in lines if line) + "\n"
-
-
-def _deeper(text: str) -> str:
-    """A table's heading two levels further down."""
-    return f"##{text}"
-
-
 def _table(found: Sequence[Row]) -> pl.DataFrame:
     """Every figure, one row each."""
     return pl.DataFrame(
@@ -579,18 +393,6 @@ def _table(found: Sequence[Row]) -> pl.DataFrame:
     )
 
 
-def manifest(experiment: Experiment, form: Form, runs: Sequence[Kept]) -> str:
-    """What was run where, as JSON."""
-    return json.dumps(
-        {
-            "form": form,
-            "experiment": experiment.model_dump(mode="json"),
-            "runs": [dict(kept.record) for kept in runs],
-        },
-        indent=1,
-    )
-
-
 def _ms(interval: Interval) -> str:
     return _plain(interval.estimate * 1e3, 1)
 
@@ -614,17 +416,3 @@ def _interval(interval: Interval | None) -> str:
 
 def _plain(value: float | None, digits: int = 2) -> str:
     return NOTHING if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
-
-
-_PAGE = Template("""<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>$title</title>
-<style>
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem }
-table { border-collapse: collapse; font-size: 13px }
-td, th { padding: .15rem .6rem; text-align: right }
-td:first-child, th:first-child { text-align: left } tr:nth-child(even) { background: #8882 }
-img { max-width: 100% }
-</style>
-$body
-</html>
-""")

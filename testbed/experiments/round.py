@@ -5,13 +5,16 @@ Lives here: the order of things within a run. Never here: which runs (`season`),
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
+import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +22,8 @@ from typing import Any
 
 import polars as pl
 
+from shm import segment
+from shm.errors import RegionAbsent, RegionBusy
 from testbed.experiments import methods
 from testbed.experiments.demand import Demand, Page
 from testbed.experiments.host import Host, between, read
@@ -37,6 +42,8 @@ _BURNER = [sys.executable, "-c", "while True: pass"]
 _IDLE_S = 30.0
 _LOOK_S = 0.05
 _REQUESTS_MIN = 2
+_FOLDER = "lbd-round-"
+_SERVICE = "round-"
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,8 @@ def play(lab: Any, spec: Spec) -> Played:
     Raises ChildError, LabError, ScoreboardError or OSError where a process or a file fails.
     """
     lab.reset()
-    with TemporaryDirectory(prefix="lbd-round-") as name, Children() as children:
+    clear()
+    with TemporaryDirectory(prefix=f"{_FOLDER}{os.getpid()}-") as name, Children() as children:
         folder = Path(name)
         asked = methods.needs_sensors(spec.method) or bool(spec.probes_hz)
         sensors = sensors_of(lab, children) if asked else {}
@@ -104,6 +112,18 @@ def play(lab: Any, spec: Spec) -> Played:
         for eye in looks.values():
             eye.close()
     return played
+
+
+def clear() -> None:
+    """Remove what killed runs have left: their folders and shared memory, never a live one's."""
+    for service in segment.present():
+        if service.startswith(_SERVICE):
+            with suppress(RegionAbsent, RegionBusy):
+                segment.remove_dead(service)
+    for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*"):
+        pid = folder.name.removeprefix(_FOLDER).partition("-")[0]
+        if pid.isdecimal() and not Path("/proc", pid).exists():
+            shutil.rmtree(folder)
 
 
 def backends_of(lab: Any, sensors: Mapping[str, tuple[str, int]]) -> list[Backend]:
@@ -140,7 +160,7 @@ def _stand(
     for number, machine in enumerate(lab.balancers):
         # Behind an edge router all balancers have the one address that it spreads.
         host, port = entries[min(number, len(entries) - 1)]
-        place = Place(f"round-{suffix}-{number}", machine.popen, host, port, folder)
+        place = Place(f"{_SERVICE}{suffix}-{number}", machine.popen, host, port, folder)
         standing.append(methods.start(method, place, backends, children))
     for one in standing:
         one.wait()

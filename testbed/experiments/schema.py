@@ -168,6 +168,11 @@ class Experiment(Section):
     short: Size
     full: Size
 
+    def repeated(self, form: Form, repetitions: int) -> Experiment:
+        """The same with other repetitions in that form."""
+        size = self.short if form == "short" else self.full
+        return self.model_copy(update={form: size.model_copy(update={"repetitions": repetitions})})
+
     @model_validator(mode="after")
     def _cases(self) -> Experiment:
         for form in (self.short, self.full):

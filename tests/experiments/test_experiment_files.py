@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from config.problem import ConfigError
+from testbed.cli import main
 from testbed.experiments import schema
 from testbed.experiments.beside import columns
 from testbed.experiments.season import cases_of, methods_of
@@ -40,8 +41,8 @@ def test_a_shipped_experiment_can_be_run_in_both_forms(name):
 
 
 def test_the_short_form_of_the_whole_set_takes_less_than_an_hour():
-    """A run takes its time and that of starting and ending: as measured, 4 s with seven servers
-    and 31 s with twenty; and a minute and a half for each set of machines."""
+    """A run takes its time and that of starting and ending: as measured, 3 s with seven servers
+    and 10 s with twenty; and a minute and a half for each set of machines."""
     seconds, machines = 0.0, set()
     for name in schema.names():
         experiment = schema.load(schema.find(name))
@@ -53,8 +54,22 @@ def test_the_short_form_of_the_whole_set_takes_less_than_an_hour():
             topology = case.topology or experiment.topology
             machines.add((topology, case.site))
             runs = size.repetitions * len(methods_of(experiment, "short"))
-            seconds += runs * (size.run_s + (31 if topology == "six" else 4))
+            seconds += runs * (size.run_s + (10 if topology == "six" else 3))
     assert (seconds + 90 * len(machines)) / 60 < 55
+
+
+def test_more_repetitions_are_of_the_form_that_is_run():
+    experiment = schema.load(schema.find("loop"))
+    more = experiment.repeated("short", 5)
+    assert more.short == experiment.short.model_copy(update={"repetitions": 5})
+    assert more.full == experiment.full
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1001", "many", ""])
+def test_a_number_of_repetitions_that_is_none_is_told(text, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["run", "loop", f"--repetitions={text}", "--list"])
+    assert "--repetitions" in capsys.readouterr().err
 
 
 def test_the_papers_comparisons_have_all_that_they_compare():

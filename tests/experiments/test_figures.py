@@ -11,7 +11,9 @@ import pytest
 
 from testbed.experiments import programs, schema
 from testbed.experiments.figures import ALL, busy_by_group, rows, used_by_server
-from testbed.experiments.report import compared, of_form, preface, windows_of, write, write_docs
+from testbed.experiments.inventory import of_form, preface
+from testbed.experiments.page import write, write_docs
+from testbed.experiments.report import compared, windows_of
 from testbed.experiments.store import Kept, Run, Store
 from testbed.experiments.studies.probing import errors_of, quality
 from testbed.experiments.studies.steps import intervals_ms
@@ -160,6 +162,14 @@ def test_what_the_file_no_longer_has_is_not_shown_and_other_code_is_said(store, 
     about = preface({"known": experiment}, "short", "loopback", {"known": runs})
     assert "Made with other code" not in about
     assert "Missing" not in about
+    assert "beyond the form" not in about
+    fewer = {"known": experiment.repeated("short", 2)}
+    about = preface(fewer, "short", "loopback", {"known": runs})
+    assert "Repetitions beyond the form: known (3 instead of 2)." in about
+    assert "Missing" not in about
+    one_gone = [kept for kept in runs if kept.repetition == 2]
+    about = preface(fewer, "short", "loopback", {"known": one_gone})
+    assert "Missing: known (0 of 8 runs)." in about
     old = Kept(runs[0].folder, {**runs[0].record, "key": "0" * 64})
     about = preface({"known": experiment}, "short", "loopback", {"known": [old, *runs[1:]]})
     assert "than there are now: 1 of 12 runs." in about

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import os
+import secrets
 import shutil
 import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import polars as pl
 import pytest
 
+from shm import segment
+from shm.layout import Layout
+from shm.region import Region
 from testbed.experiments import command, schema, season
 from testbed.experiments.grounds import ground
 from testbed.experiments.methods import start
 from testbed.experiments.place import Backend, Place
+from testbed.experiments.round import clear
 from testbed.experiments.season import UnfitError, play_all
 from testbed.experiments.store import Kept, Run, Store
 from testbed.experiments.studies import study
@@ -134,6 +142,32 @@ def test_probes_and_steps_are_seen(tmp_path):
         assert [row[0] for row in part.tables[0].rows] == ["4", "20"]
     (part,) = study("steps").sections(loaded, "tiny", "short", [progress.kept], tmp_path)
     assert int(part.tables[0].rows[0][1]) >= 2
+
+
+def test_what_a_killed_run_left_is_removed_and_nobody_elses(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    dead, live = (f"round-{secrets.token_hex(4)}" for _ in range(2))
+    killed = (
+        "import os, sys; from shm.layout import Layout; from shm.region import Region;"
+        "region = Region.create(sys.argv[1], Layout(1, 4, 2)); os._exit(0)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", killed, dead])
+    assert child.wait() == 0
+    folders = [f"lbd-round-{pid}-abc" for pid in (child.pid, os.getpid())]
+    for folder in (*folders, "lbd-round-abc", "other"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "plan.tsv").touch()
+    region = Region.create(live, Layout(1, 4, 2))
+    try:
+        assert dead in segment.present()
+        clear()
+        assert dead not in segment.present()
+        assert live in segment.present()
+    finally:
+        region.remove()
+        region.close()
+    # Whose process is gone by its number.
+    assert {path.name for path in tmp_path.iterdir()} == {folders[1], "lbd-round-abc", "other"}
 
 
 def test_burners_need_a_cpu_of_their_own(tmp_path):

@@ -13,7 +13,7 @@ from pathlib import Path
 import polars as pl
 
 from testbed.bench import dispatch
-from testbed.experiments.report import Section
+from testbed.experiments.page import Section
 from testbed.experiments.schema import Experiment, Form
 from testbed.experiments.season import Ground, Progress, size_of
 from testbed.experiments.store import Kept, Run, Store

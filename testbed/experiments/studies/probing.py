@@ -13,7 +13,8 @@ import numpy as np
 import polars as pl
 
 from testbed.experiments import plots
-from testbed.experiments.report import Section, doubted
+from testbed.experiments.page import Section
+from testbed.experiments.report import doubted
 from testbed.experiments.schema import Experiment, Form
 from testbed.experiments.season import play_all, size_of
 from testbed.experiments.store import Kept

@@ -21,8 +21,8 @@ from shm.reader import Reader
 from shm.region import Region
 from testbed.experiments import methods, plots
 from testbed.experiments.asking import Asker
+from testbed.experiments.page import Section
 from testbed.experiments.place import Place
-from testbed.experiments.report import Section
 from testbed.experiments.round import backends_of, entries_of, sensors_of
 from testbed.experiments.schema import Experiment, Form
 from testbed.experiments.season import Ground, Progress, cases_of, size_of

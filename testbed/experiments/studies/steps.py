@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.experiments import plots
-from testbed.experiments.report import Section, doubted
+from testbed.experiments.page import Section
+from testbed.experiments.report import doubted
 from testbed.experiments.schema import Experiment, Form
 from testbed.experiments.season import cases_of, play_all
 from testbed.experiments.store import Kept
