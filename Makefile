@@ -83,7 +83,8 @@ install:
 	    deploy/systemd/$$unit > $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit; done
 	install -D -m 644 deploy/systemd/sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/lbd.conf
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/lbd README.md LICENSE docs/*.md
-	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/lbd/img docs/img/*
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/lbd/img docs/img/*.*
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/lbd/img/results docs/img/results/*
 	test -e $(DESTDIR)$(SYSCONFDIR)/lbd/lbd.yaml || { \
 	    install -d $(DESTDIR)$(SYSCONFDIR)/lbd && \
 	    sed 's,save: state,save: /var/lib/lbd,;s,^# api: ,api: ,' deploy/lbd.yaml > $(DESTDIR)$(SYSCONFDIR)/lbd/lbd.yaml; }

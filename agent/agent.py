@@ -109,6 +109,8 @@ class Agent:
             # Another region: its counters began again, its identities mean other backends.
             self._previous, self._generation = None, snapshot.generation
             self._policy.forget()
+            if self._monitor is not None:
+                self._monitor.forget()
         observation = observe(snapshot, self._previous, self._policy.last_action(snapshot.identity))
         self._previous = observation
         number = self.counters.steps
@@ -123,9 +125,14 @@ class Agent:
                 "single" if count else "empty",
             )
         if observation.idle:
-            return self._decision(snapshot, observation, self._policy.hold(observation), "idle")
+            # Nothing is judged, but who is suspended stays so.
+            stand = self._monitor.stand if self._monitor is not None else Stand.POLICY
+            reason = "idle" if stand.trusted else stand.value
+            return self._decision(snapshot, observation, self._policy.hold(observation), reason)
         action = self._policy.act(observation, stochastic=self._settings.mode == "learn")
-        stand = self._monitor.judge(observation) if self._monitor and applied else Stand.POLICY
+        # What is not in force has no outcome to be judged by, and a trial would try nothing.
+        judged = applied and self._settings.mode != "shadow"
+        stand = self._monitor.judge(observation) if self._monitor and judged else Stand.POLICY
         if stand is Stand.TRIAL:
             action = self._policy.rest(observation)
         decision = self._decision(snapshot, observation, action, stand.value)

@@ -51,10 +51,9 @@ class Averages:
     """N backends in the order of `identity`, K memories.
 
     answers_total, duration_total_ns (N,): the counters as last seen; waiting_age_ns (N,): the ages
-    of those that waited then. weight (N, K) in [0, 1]: how
-    much of a memory is filled; total_s (N, K): mean times weight; done_s (N, K): the same of what
-    was answered alone; time_s (N, K): what passed
-    meanwhile, in seconds a flow of the memory. answers, duration_ns: of all
+    of those that waited then. weight (N, K) in [0, 1]: how much of a memory is filled; total_s
+    (N, K): mean times weight; done_s (N, K): the same of what was answered alone; time_s (N, K):
+    what passed meanwhile, in seconds a flow of the memory. answers, duration_ns: of all
     backends since the step before. seen (N,) in [0, 1]: how much of ELASTICITY_TAU_S a backend has
     been there; flows_mean, rate_per_s (N,): means of q and of answers a second, times `seen`.
     slope_xy, slope_xx: sums of the regression behind `elasticity`.
@@ -150,9 +149,11 @@ def follow(snapshot: Snapshot, before: Averages | None, step_s: float) -> Averag
         weight = total_s = done_s = time_s = empty
         seen = flows_mean = rate_per_s = nothing
     else:
-        known_answers = carry(identity, before.identity, before.answers_total, zeros)
-        known_ns = carry(identity, before.identity, before.duration_total_ns, zeros)
-        known_age_ns = carry(identity, before.identity, before.waiting_age_ns, zeros)
+        # One that comes back has counted all its life: what it counts from now on is news.
+        age_ns = snapshot.waiting_age_ns
+        known_answers = carry(identity, before.identity, before.answers_total, answers_total)
+        known_ns = carry(identity, before.identity, before.duration_total_ns, duration_total_ns)
+        known_age_ns = carry(identity, before.identity, before.waiting_age_ns, age_ns)
         weight = carry(identity, before.identity, before.weight, empty)
         total_s = carry(identity, before.identity, before.total_s, empty)
         done_s = carry(identity, before.identity, before.done_s, empty)
@@ -179,6 +180,8 @@ def follow(snapshot: Snapshot, before: Averages | None, step_s: float) -> Averag
         y = np.log(mean_s[comparable] / usual_s[comparable])
         xy, xx = elapsed * xy + float(x @ y), elapsed * xx + float(x @ x)
 
+    # What the counters hold at first is of nobody knows how long: no rate.
+    now = 1.0 - elapsed if before is not None else 0.0
     # All answers of a step count alike: the mean after n of them, each of weight 1/m.
     share = 1.0 / np.array(MEMORIES_FLOWS)
     keep = np.power(1.0 - share, answers[:, None])
@@ -206,9 +209,9 @@ def follow(snapshot: Snapshot, before: Averages | None, step_s: float) -> Averag
         total_s=total_s,
         done_s=done_s,
         time_s=time_s,
-        seen=seen + (1.0 - elapsed) * (1.0 - seen),
-        flows_mean=flows_mean + (1.0 - elapsed) * (flows - flows_mean),
-        rate_per_s=rate_per_s + (1.0 - elapsed) * (answers / step_s - rate_per_s),
+        seen=seen + now * (1.0 - seen),
+        flows_mean=flows_mean + now * (flows - flows_mean),
+        rate_per_s=rate_per_s + now * (answers / step_s - rate_per_s),
         slope_xy=xy,
         slope_xx=xx,
     )

@@ -15,7 +15,7 @@ GROUP: Final = "lbd_agent.commands"
 
 
 class UnknownCommandError(ValueError):
-    """No installed package brings that command; the message names those there are."""
+    """No installed package brings that command, or it needs one that is not installed."""
 
 
 def find(name: str) -> Callable[[list[str]], int]:
@@ -24,5 +24,10 @@ def find(name: str) -> Callable[[list[str]], int]:
     if name not in found.names:
         known = ", ".join(sorted(found.names)) or "none is installed"
         raise UnknownCommandError(f"no command {name!r}; known: {known}")
-    command: Callable[[list[str]], int] = found[name].load()
+    try:
+        command: Callable[[list[str]], int] = found[name].load()
+    except ModuleNotFoundError as error:
+        raise UnknownCommandError(
+            f"command {name!r} needs the package {error.name!r}, which is not installed"
+        ) from error
     return command

@@ -27,7 +27,13 @@ from agent.agent import Agent, Decision
 from agent.learn import checkpoint
 from agent.learn.process import LearnerProcess
 from agent.policies import SHIPPED
-from agent.settings import AgentSettings, LearnSettings, PolicySettings, ProcessSettings
+from agent.settings import (
+    AgentSettings,
+    LearnSettings,
+    PolicySettings,
+    ProcessSettings,
+    gentle,
+)
 from agent.trust import Envelope, Monitor, TrustSettings
 from config.load import ConfigError
 from config.relations import DEFAULT_SLOTS
@@ -52,16 +58,27 @@ LEAST_REPLAY_STEPS: Final = 512
 """Of the learner, however many backends there may be: less is too little to draw from."""
 
 
-def learn_settings(seed: int, slots: int) -> LearnSettings:
-    """As many backends as the region has slots; fewer steps then, so that memory stays bounded."""
+def learn_settings(seed: int, slots: int, trained: bool) -> LearnSettings:
+    """As many backends as the region has slots; fewer steps then, so that memory stays bounded.
+
+    trained: whether it begins with a policy that is worth keeping.
+    """
     usual = LearnSettings()
     steps = max(LEAST_REPLAY_STEPS, usual.replay_steps * usual.max_backends // slots)
-    return LearnSettings(seed=seed, max_backends=slots, replay_steps=min(steps, usual.replay_steps))
+    found = LearnSettings(
+        seed=seed, max_backends=slots, replay_steps=min(steps, usual.replay_steps)
+    )
+    return gentle(found) if trained else found
+
+
+def _begins_fresh(config: AgentConfig) -> bool:
+    """Whether nobody has trained what it begins with."""
+    return config.checkpoint is None and config.base == "none"
 
 
 def _policy_of(config: AgentConfig) -> tuple[dict[str, NDArray[np.float32]], Envelope | None]:
     """What the policy begins with, and the inputs it was trained on. Raises CheckpointError."""
-    if config.checkpoint is None and config.base == "none":
+    if _begins_fresh(config):
         return fresh_parameters(config.seed), None
     path = config.checkpoint or SHIPPED
     saved = checkpoint.load(path)
@@ -104,7 +121,7 @@ class ServiceAgent:
         if config.mode == "learn":
             save = None if config.save is None else Path(config.save) / f"{service}.safetensors"
             self._learner = LearnerProcess(
-                learn_settings(config.seed, slots),
+                learn_settings(config.seed, slots, trained=not _begins_fresh(config)),
                 ProcessSettings(checkpoint=save, checkpoint_every_s=config.save_every_s),
                 parameters,
             )

@@ -7,7 +7,7 @@ Upstream: `config` or a test. Downstream: every other module of `agent`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -120,6 +120,14 @@ class LearnSettings:
     def chunk_steps(self) -> int:
         """Actions in a chunk; it holds one observation more."""
         return self.burn_in_steps + self.train_steps
+
+
+def gentle(settings: LearnSettings) -> LearnSettings:
+    """The same for parameters that are good already: slow, the critics first, since a fresh one's
+    advice would undo what the actor knows, and without the pull to neutral, which would, too."""
+    return replace(
+        settings, actor_lr=3e-5, critic_lr=3e-4, neutral_pull=0.0, actor_after_updates=500
+    )
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.observe import FEATURES, SERVICE_FEATURES, Observation
+from agent.observe import CLIP, FEATURES, SERVICE_FEATURES, Observation
 
+Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
 
@@ -59,14 +60,17 @@ class TrustSettings:
     trial_s: float = 6.0
     settle_s: float = 1.0
     worse_by: float = 0.05
-    errors: float = 3.0
-    least_trials: int = 5
+    errors: float = 4.0
+    least_trials: int = 6
     most_trials: int = 20
     suspended_s: float = 600.0
 
 
 SLACK: Final = 0.25
 """How far beyond the trained range an input may lie, in widths of that range."""
+
+GAP_MOST_S: Final = 1.0
+"""What a step counts for at most: nobody knows what was in a gap between two of them."""
 
 
 @dataclass(frozen=True)
@@ -93,16 +97,21 @@ class Envelope:
 
     def outside(self, observation: Observation) -> float:
         """The share of inputs that lie outside, over backends and the service, in [0, 1]."""
-        slack = SLACK * (self.high - self.low)
-        features = observation.features
-        rows = (features < self.low - slack) | (features > self.high + slack)
-        slack = SLACK * (self.service_high - self.service_low)
-        service = observation.service
-        own = (service < self.service_low - slack) | (service > self.service_high + slack)
-        total = rows.size + own.size
-        return float(rows.sum() + own.sum()) / total
+        rows = _outside(observation.features, self.low, self.high)
+        own = _outside(observation.service, self.service_low, self.service_high)
+        return float(rows.sum() + own.sum()) / (rows.size + own.size)
 
 
+def _outside(values: Float32, low: Float64, high: Float64) -> NDArray[np.bool_]:
+    """Beyond the range and its slack; where inputs are clipped before that, those at the clip."""
+    slack = SLACK * (high - low)
+    least = np.where(low > -_CLIPPED, np.maximum(low - slack, -_CLIPPED), -np.inf)
+    most = np.where(high < _CLIPPED, np.minimum(high + slack, _CLIPPED), np.inf)
+    outside: NDArray[np.bool_] = (values < least) | (values > most)
+    return outside
+
+
+_CLIPPED: Final = CLIP - 1e-3
 _RANGES: Final = ("low", "high", "service_low", "service_high")
 
 
@@ -126,11 +135,19 @@ class Monitor:
         self._duration_ns = [0, 0, 0]
         self._differences: deque[float] = deque(maxlen=settings.most_trials)
 
+    def forget(self) -> None:
+        """Another service's life begins: the policy is trusted, and counters go on."""
+        self._last_ns = None
+        self._strange_s = self._calm_s = 0.0
+        self.outside, self.excess = 0.0, None
+        self._restart(Stand.POLICY)
+
     def judge(self, observation: Observation) -> Stand:
         """Who decides from this observation on."""
         step_s = 0.0
         if self._last_ns is not None:
             step_s = max((observation.now_ns - self._last_ns) * 1e-9, 0.0)
+        step_s = min(step_s, GAP_MOST_S)
         self._last_ns = observation.now_ns
         strange = self._strange(observation, step_s)
         if self.stand is Stand.WORSE:

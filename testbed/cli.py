@@ -26,6 +26,7 @@ COMMANDS: dict[str, Command] = {
     "bench": Command("the figures that docs/benchmarks.md quotes", "testbed.bench.command"),
     "learn": Command("an agent that knows nothing learns the capacities", "testbed.learn.command"),
     "train": Command("the recipe of the shipped policy", "testbed.train.command"),
+    "fresh": Command("policies on scenarios that no choice was made by", "testbed.train.fresh"),
     "ablate": Command("what each part of the policy is worth", "testbed.train.ablate"),
     "league": Command(
         "every policy on a suite of simulated scenarios", "testbed.sim.league.command"

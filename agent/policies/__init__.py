@@ -1,4 +1,4 @@
-"""The policy that comes with the agent, as a file; docs/policy.md is its model card.
+"""The policy that comes with the agent, as a file; README.md beside it is its model card.
 
 Lives here: where it lies. Never here: reading it (`agent.learn.checkpoint`).
 """

@@ -112,18 +112,17 @@ def _run_all(
     docs: Path | None,
 ) -> int:
     from testbed.experiments import inventory, page
+    from testbed.experiments.round import RUN_ERRORS
     from testbed.experiments.season import UnfitError, methods_of
     from testbed.experiments.store import Store
     from testbed.experiments.studies import study
-    from testbed.lab.driver import LabError
     from testbed.load.trace import TraceError
-    from testbed.processes import ChildError
 
     folder = out / form
     began_s = time.monotonic()
     status = 0
     if not report_only:
-        for name in sorted(files, key=lambda name: _machines(files[name])):
+        for name in sorted(files, key=lambda name: _machines(files[name], form)):
             experiment = files[name]
             try:
                 work = study(experiment.kind)
@@ -131,7 +130,7 @@ def _run_all(
                     _say(console, name, progress)
             except UnfitError as error:
                 console.print(f"{name}: left out, {error}", highlight=False)
-            except (ChildError, LabError, TraceError, OSError) as error:
+            except (*RUN_ERRORS, TraceError) as error:
                 console.print(f"[bold red]{name}:[/] {error}", highlight=False)
                 status = EXIT_FAILED
     parts, there = [], {}
@@ -153,9 +152,11 @@ def _run_all(
     return status
 
 
-def _machines(experiment: Experiment) -> tuple[str, str]:
+def _machines(experiment: Experiment, form: Form) -> tuple[str, str]:
     """One experiment after another on the same machines: making them takes a while."""
-    sites = [case.site for case in experiment.cases.values()]
+    from testbed.experiments.season import cases_of
+
+    sites = [case.site for case in cases_of(experiment, form).values()]
     return experiment.topology, sites[0] if sites else ""
 
 

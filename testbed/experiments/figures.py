@@ -16,14 +16,14 @@ import polars as pl
 from numpy.typing import NDArray
 
 from testbed.experiments.store import Kept
-from testbed.stats import Interval, mean_interval, ratio_interval
+from testbed.stats import Interval, mean_interval
 
 REFERENCE = "sed"
 
 FIGURES = ("mean", "p50", "p90", "p95", "p99", "answered_mean")
 
-PAIRS_MIN = 5
-"""Repetitions below which no interval is given: a bootstrap of fewer is far too narrow."""
+PAIRS_MIN = 4
+"""Repetitions below which no interval is given: that of fewer says nothing."""
 
 ALL = "all"
 """Pages of every kind together."""
@@ -34,9 +34,11 @@ Window = tuple[float, float]
 @dataclass(frozen=True)
 class Row:
     """seconds, ratio: by figure, over the repetitions; ratio to REFERENCE in the same repetitions,
-    None where that has not run. believable: of `repetitions`, how many there is no reason to doubt.
-    sound: by figure and repetition, those only. balancer_us: CPU of all balancers a request.
-    load: what it really was, mean over repetitions; None where it cannot be told."""
+    None where that has not run. ratio_sound: whether of those only, and of REFERENCE's, that there
+    is no reason to doubt; if none is left, it is of all. believable: of `repetitions`, how many
+    there is no reason to doubt. sound: by figure and repetition, those only. balancer_us: CPU of
+    all balancers a request. load: what it really was, mean over repetitions; None where it cannot
+    be told."""
 
     case: str
     page: str
@@ -48,6 +50,7 @@ class Row:
     failed: int
     seconds: Mapping[str, Interval]
     ratio: Mapping[str, Interval | None]
+    ratio_sound: bool
     sound: Mapping[str, Mapping[int, float]]
     balancer_us: float
     load: float | None
@@ -123,6 +126,7 @@ def rows(
     found = []
     for case in dict.fromkeys(table["case"].to_list()):
         of_case = table.filter(pl.col("case") == case)
+        trusted = _sound([r for r in runs if (r.case, r.method) == (case, REFERENCE)])
         for window in windows[case]:
             of_window = of_case.filter(
                 (pl.col("from_s") == window[0]) & (pl.col("to_s") == window[1])
@@ -133,7 +137,9 @@ def rows(
                 for method in dict.fromkeys(of_page["method"].to_list()):
                     of_method = of_page.filter(pl.col("method") == method)
                     mine = [r for r in runs if (r.case, r.method) == (case, method)]
-                    found.append(_row(case, page, window, method, of_method, reference, mine))
+                    found.append(
+                        _row(case, page, window, method, of_method, reference, trusted, mine)
+                    )
     return found
 
 
@@ -144,12 +150,16 @@ def _row(
     method: str,
     table: pl.DataFrame,
     reference: pl.DataFrame,
+    trusted: set[int],
     runs: Sequence[Kept],
 ) -> Row:
-    sound = {run.repetition for run in runs if not run.record["why_not"]}
+    """reference: its rows; trusted: the repetitions of it that there is no reason to doubt."""
+    sound = _sound(runs)
     loads = [run.record["load"] for run in runs if run.record.get("load") is not None]
     numbers = table["repetition"].to_list()
     beside = table.join(reference, on="repetition", suffix="_reference").sort("repetition")
+    both = beside.filter(pl.col("repetition").is_in(list(sound & trusted)))
+    beside = beside if both.is_empty() else both
     return Row(
         case=case,
         page=page,
@@ -164,6 +174,7 @@ def _row(
             name: _ratio(beside[name].to_list(), beside[f"{name}_reference"].to_list())
             for name in FIGURES
         },
+        ratio_sound=not both.is_empty(),
         sound={
             name: {
                 at: value
@@ -175,6 +186,11 @@ def _row(
         balancer_us=_balancer_us(runs),
         load=sum(loads) / len(loads) if loads else None,
     )
+
+
+def _sound(runs: Sequence[Kept]) -> set[int]:
+    """Repetitions that there is no reason to doubt."""
+    return {run.repetition for run in runs if not run.record["why_not"]}
 
 
 def _mean(values: Sequence[float]) -> Interval:
@@ -190,11 +206,15 @@ def _enough(interval: Interval, count: int) -> Interval:
 
 
 def _ratio(above: Sequence[float], below: Sequence[float]) -> Interval | None:
-    pairs = [(a, b) for a, b in zip(above, below, strict=True) if math.isfinite(a) and b > 0]
-    if not pairs:
+    """The geometric mean of the ratios in each repetition."""
+    logs = [
+        math.log(a / b) for a, b in zip(above, below, strict=True) if math.isfinite(a) and a * b > 0
+    ]
+    if not logs:
         return None
-    found = ratio_interval([a for a, _ in pairs], [b for _, b in pairs], seed=0)
-    return _enough(found, len(pairs))
+    found = mean_interval(logs)
+    bounds = (math.exp(value) for value in (found.estimate, found.low, found.high))
+    return _enough(Interval(*bounds), len(logs))
 
 
 def _balancer_us(runs: Sequence[Kept]) -> float:

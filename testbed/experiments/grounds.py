@@ -14,10 +14,11 @@ from testbed.experiments.capacity import Capacities
 from testbed.experiments.season import Ground, embedded_capacity
 from testbed.lab.driver import LabError
 from testbed.lab.loopback import LoopbackLab
-from testbed.lab.topology import Site, Topology, find, load_topology
+from testbed.lab.topology import NAME_MAX, Site, Topology, find, load_topology
 
 GROUNDS = ("loopback", "namespaces")
 
+_PREFIX = "run-"
 _CALIBRATION_S = 10.0
 _CALIBRATIONS = 3
 """Until one is to be believed: all rates come from it."""
@@ -65,15 +66,15 @@ def _named(name: str) -> Topology:
 
 @contextmanager
 def _namespaces(topology: Topology, root: Path | None) -> Iterator[Any]:
-    """Up for its block; one that was up before stays up."""
+    """Up for its block, under a name that only runs use: what has it already, a killed one left."""
     # Netlink is needed by those who make labs only.
     from testbed.lab.namespaces import ROOT, Namespaces
 
     driver = Namespaces(root or ROOT)
-    was_up = driver.find(topology.name) is not None
-    lab = driver.up(topology)
+    name = f"{_PREFIX}{topology.name}"[:NAME_MAX]
+    driver.down(name)
+    lab = driver.up(topology.model_copy(update={"name": name}))
     try:
         yield lab
     finally:
-        if not was_up:
-            driver.down(topology.name)
+        driver.down(name)

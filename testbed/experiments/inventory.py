@@ -86,8 +86,10 @@ _HOW_TO_READ = (
     "they answer when saturated, which costs more an answer); sound: runs that there is no reason "
     "to doubt. Busy workers: CIKM reports a ratio of large to small of 2.33 for SED with two "
     "balancers (figure 9), 2.67 and 2.25 with six (figure 10), and about 1 for its learned method. "
-    f"Intervals are 95 %, from {PAIRS_MIN} repetitions on: Student's t for "
-    "latencies, a bootstrap over repetitions on the same requests for ratios."
+    f"Intervals are 95 %, from {PAIRS_MIN} repetitions on, by Student's t: of latencies, and of "
+    "logarithms of ratios on the same requests; ratios are geometric means over repetitions, of "
+    "those that there is no reason to doubt, or marked with \\* where none is left. Verdicts are "
+    "not corrected for their number."
 )
 
 

@@ -103,7 +103,7 @@ def _overview(
     titles = {label: case.title for label, case in cases.items()}
     tables = [_side_by_side(widest, order, titles)]
     for figure in ("mean", "p99"):
-        cells = {(r.case, r.method): r.ratio[figure] for r in widest}
+        cells = {(r.case, r.method): _to_sed(r, figure) for r in widest}
         methods = list(dict.fromkeys(row.method for row in widest))
         tables.append(
             Table(
@@ -111,7 +111,7 @@ def _overview(
                 "",
                 ("method", *(titles[label] for label in order)),
                 tuple(
-                    (method, *(_interval(cells.get((label, method))) for label in order))
+                    (method, *(cells.get((label, method), NOTHING) for label in order))
                     for method in methods
                 ),
             )
@@ -286,11 +286,11 @@ def _latencies(page: str, window: Window, found: Sequence[Row]) -> Table:
             (
                 row.method,
                 _ms_interval(row.seconds["mean"]),
-                _interval(row.ratio["mean"]),
+                _to_sed(row, "mean"),
                 _ms(row.seconds["p50"]),
                 _ms(row.seconds["p90"]),
                 _ms(row.seconds["p99"]),
-                _interval(row.ratio["p99"]),
+                _to_sed(row, "p99"),
                 _ms(row.seconds["answered_mean"]),
                 f"{row.failed} of {row.requests}",
                 f"{row.balancer_us:.0f}",
@@ -321,7 +321,7 @@ def _beside(wanted: Sequence[Column], found: Sequence[Row]) -> list[Table]:
         for (page, figure), alike_columns in groups.items():
             row = by_page.get((page, method)) or by_page.get((ALL, method))
             row = row or by_page.get(("loop", method))
-            cells.append(_interval(row.ratio[figure]) if row else NOTHING)
+            cells.append(_to_sed(row, figure) if row else NOTHING)
             cells += [_plain(column.ratio(method)) for column in alike_columns]
         lines.append(tuple(cells))
     head = []
@@ -412,6 +412,12 @@ def _interval(interval: Interval | None) -> str:
     if not math.isfinite(interval.low):
         return _plain(interval.estimate)
     return f"{interval.estimate:.2f} ({interval.low:.2f} to {interval.high:.2f})"
+
+
+def _to_sed(row: Row, figure: str) -> str:
+    """The ratio, with a mark where it is of runs that are not to be believed."""
+    ratio = row.ratio[figure]
+    return _interval(ratio) + (DOUBTED if ratio and not row.ratio_sound else "")
 
 
 def _plain(value: float | None, digits: int = 2) -> str:

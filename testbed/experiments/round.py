@@ -10,6 +10,7 @@ import re
 import secrets
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -23,27 +24,41 @@ from typing import Any
 import polars as pl
 
 from shm import segment
-from shm.errors import RegionAbsent, RegionBusy
+from shm.errors import RegionAbsent, RegionBusy, RegionError
 from testbed.experiments import methods
+from testbed.experiments.asking import AskError
 from testbed.experiments.demand import Demand, Page
 from testbed.experiments.host import Host, between, read
 from testbed.experiments.place import READY_S, Backend, Place, Standing
 from testbed.experiments.schema import Event
+from testbed.experiments.scoreboard import ScoreboardError
 from testbed.experiments.sites import for_apache, for_embedded
 from testbed.experiments.truth import Eye, Truth, eyes
+from testbed.lab.driver import LabError
 from testbed.lab.loopback import LoopbackLab
 from testbed.load.command import STARTED
 from testbed.load.generator import spread_over
 from testbed.load.result import Outcome, Result
 from testbed.processes import Child, ChildError, Children
 
+RUN_ERRORS = (
+    ChildError,
+    LabError,
+    ScoreboardError,
+    AskError,
+    RegionError,
+    subprocess.SubprocessError,
+    OSError,
+)
+"""What may fail of a run, besides mistakes of ours: processes, machines, files, memory."""
+
 GRACE_S = 20.0
 _BURNER = [sys.executable, "-c", "while True: pass"]
-_IDLE_S = 30.0
+_IDLE_S = 120.0
 _LOOK_S = 0.05
 _REQUESTS_MIN = 2
-_FOLDER = "lbd-round-"
-_SERVICE = "round-"
+FOLDER = "lbd-round-"
+SERVICE = "round-"
 
 
 @dataclass(frozen=True)
@@ -84,11 +99,11 @@ class Played:
 def play(lab: Any, spec: Spec) -> Played:
     """Run it, on a lab that it first resets: one that was killed may have left anything.
 
-    Raises ChildError, LabError, ScoreboardError or OSError where a process or a file fails.
+    Raises one of RUN_ERRORS.
     """
     lab.reset()
     clear()
-    with TemporaryDirectory(prefix=f"{_FOLDER}{os.getpid()}-") as name, Children() as children:
+    with TemporaryDirectory(prefix=f"{FOLDER}{os.getpid()}-") as name, Children() as children:
         folder = Path(name)
         asked = methods.needs_sensors(spec.method) or bool(spec.probes_hz)
         sensors = sensors_of(lab, children) if asked else {}
@@ -96,6 +111,7 @@ def play(lab: Any, spec: Spec) -> Played:
         spread = methods.router_weights(spec.method, backends)
         standing = _stand(lab, spec.method, backends, folder, children) if spread is None else []
         looks = eyes(lab)
+        _until_idle(looks)
         try:
             with _spread(lab, spread) as entries:
                 played = _load(lab, spec, standing, looks, sensors, entries, folder, children)
@@ -108,20 +124,22 @@ def play(lab: Any, spec: Spec) -> Played:
             child.send_signal(signal.SIGTERM)
         for child in stopping:
             child.stop()
-        _until_idle(looks)
-        for eye in looks.values():
-            eye.close()
+        try:
+            _until_idle(looks)
+        finally:
+            for eye in looks.values():
+                eye.close()
     return played
 
 
 def clear() -> None:
     """Remove what killed runs have left: their folders and shared memory, never a live one's."""
     for service in segment.present():
-        if service.startswith(_SERVICE):
+        if service.startswith(SERVICE):
             with suppress(RegionAbsent, RegionBusy):
                 segment.remove_dead(service)
-    for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*"):
-        pid = folder.name.removeprefix(_FOLDER).partition("-")[0]
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER}*"):
+        pid = folder.name.removeprefix(FOLDER).partition("-")[0]
         if pid.isdecimal() and not Path("/proc", pid).exists():
             shutil.rmtree(folder)
 
@@ -160,7 +178,7 @@ def _stand(
     for number, machine in enumerate(lab.balancers):
         # Behind an edge router all balancers have the one address that it spreads.
         host, port = entries[min(number, len(entries) - 1)]
-        place = Place(f"{_SERVICE}{suffix}-{number}", machine.popen, host, port, folder)
+        place = Place(f"{SERVICE}{suffix}-{number}", machine.popen, host, port, folder)
         standing.append(methods.start(method, place, backends, children))
     for one in standing:
         one.wait()
@@ -321,7 +339,9 @@ def _give_back(lab: Any) -> None:
 
 
 def _until_idle(looks: Mapping[str, Eye]) -> None:
-    """What one method has left in the queues is not the next one's."""
+    """What one method has left in the queues is not the next one's. Raises LabError."""
     until_s = time.monotonic() + _IDLE_S
-    while any(eye.look().jobs for eye in looks.values()) and time.monotonic() < until_s:
+    while busy := [name for name, eye in looks.items() if eye.look().jobs]:
+        if time.monotonic() > until_s:
+            raise LabError(f"{', '.join(busy)}: still at work {_IDLE_S:g} s after the run")
         time.sleep(_LOOK_S)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass
@@ -121,7 +122,7 @@ def play_all(
 ) -> Iterator[Progress]:
     """Every run that is not there yet; those that are come first in their case.
 
-    Raises UnfitError, LabError, ChildError, OSError, or TraceError. What was played before stays.
+    Raises UnfitError, TraceError, or one of `round.RUN_ERRORS`. What was played before stays.
     """
     size, methods = size_of(experiment, form), methods_of(experiment, form)
     cases = cases_of(experiment, form)
@@ -134,7 +135,7 @@ def play_all(
         runs = [
             _run(experiment, name, label, case, topology, ground.kind, size, rate, method, number)
             for number in range(size.repetitions)
-            for method in _turned(methods, number)
+            for method in _turned(methods, label, number)
         ]
         missing = []
         for run in runs:
@@ -151,9 +152,12 @@ def play_all(
             yield Progress(kept, True, left)
 
 
-def _turned(methods: tuple[str, ...], number: int) -> tuple[str, ...]:
-    """Another order each time, every second one backwards: what drifts meanwhile cancels out."""
-    turn = number // 2 % len(methods)
+def _turned(methods: tuple[str, ...], case: str, number: int) -> tuple[str, ...]:
+    """Another order each time, every second one backwards: what drifts meanwhile cancels out.
+
+    A case begins anywhere among them, so that nobody is always the first.
+    """
+    turn = (zlib.crc32(case.encode()) + number // 2) % len(methods)
     turned = methods[turn:] + methods[:turn]
     return turned[::-1] if number % 2 else turned
 

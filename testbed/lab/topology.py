@@ -20,7 +20,8 @@ NAME = r"^[a-z][a-z0-9-]*$"
 
 Kind = Literal["apache", "embedded"]
 Site = Literal["loop", "static", "wiki-none", "wiki-memcached", "wiki-apcu", "wiki-file"]
-Name = Annotated[str, Field(pattern=NAME, max_length=24)]
+NAME_MAX = 24
+Name = Annotated[str, Field(pattern=NAME, max_length=NAME_MAX)]
 Cores = Annotated[float, Field(ge=0.01, le=64)]
 """CPU time over wall time that a machine gets at most; None: as much as there is."""
 

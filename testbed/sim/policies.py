@@ -22,6 +22,7 @@ from agent.agent import Agent
 from agent.learn import checkpoint
 from agent.policies import SHIPPED
 from agent.settings import AgentSettings, PolicySettings
+from agent.trust import Envelope, Monitor, TrustSettings
 from testbed.sim.compiled import dispatch
 from testbed.sim.world import World
 
@@ -193,7 +194,10 @@ class KalmanWeights:
 
 
 class AgentWeights:
-    """The agent of the live system, on snapshots of the simulated balancer."""
+    """The agent of the live system, on snapshots of the simulated balancer.
+
+    What it does not publish leaves the last weights in force: there is no fallback here.
+    """
 
     def __init__(self, agent: Agent, period_s: float = 0.25) -> None:
         self.period_s = period_s
@@ -210,12 +214,18 @@ def agent_rule(
     parameters: Parameters,
     policy: PolicySettings | None = None,
     period_s: float = 0.25,
+    trained: Envelope | None = None,
 ) -> Rule:
-    """Shortest expected delay with the weights of a frozen agent a balancer."""
+    """Shortest expected delay with the weights of a frozen agent a balancer.
+
+    trained: the inputs that it was trained on; with them a monitor watches it, as it does live.
+    """
 
     def make(world: World, balancer: int, seed: int) -> Controller:
         settings = policy or PolicySettings()
-        agent = Agent(AgentSettings(mode="frozen"), Policy(settings, parameters))
+        monitor = Monitor(TrustSettings(), trained) if trained is not None else None
+        acting = Policy(settings, parameters)
+        agent = Agent(AgentSettings(mode="frozen"), acting, monitor=monitor)
         return AgentWeights(agent, period_s)
 
     return Rule(name, dispatch.SED, controller=make)
@@ -252,6 +262,9 @@ _PLAIN = {
 
 _LEAST_PROBE_S = 1e-3
 
+WATCHED = "agent-watched"
+"""The shipped policy with its monitor, which tries the heuristic now and then."""
+
 REFERENCE = "sed-global"
 """True capacities and a view of all queues: what others are compared with."""
 
@@ -267,8 +280,14 @@ def _parameters(path: Path) -> Parameters:
         raise RuleError(str(error)) from error
 
 
+def _watched() -> Rule:
+    saved = checkpoint.load(SHIPPED)
+    parameters = checkpoint.actor_of(saved, str(SHIPPED))
+    return agent_rule(WATCHED, parameters, trained=Envelope.of(saved.meta["trained"]))
+
+
 def names() -> list[str]:
-    return sorted([*_PLAIN, "agent"])
+    return sorted([*_PLAIN, "agent", WATCHED])
 
 
 def _probe_times_s(spec: str, parameter: str) -> tuple[float, float]:
@@ -292,13 +311,16 @@ def rule(spec: str) -> Rule:
     """A rule by its name; `ewma:50` and `ewma:2s` have a memory of flows or of seconds.
 
     `awcmp:0.5,0.1` probes every 0.5 s and has the answers 0.1 s later. `agent` is the frozen agent
-    with the policy that comes with it, `agent:FILE` with another one.
+    with the policy that comes with it, `agent:FILE` with another one; `agent-watched` is the
+    shipped one with the monitor that watches over it live.
 
     Raises RuleError.
     """
     name, _, parameter = spec.partition(":")
     if name == "agent":
         return agent_rule(spec, _parameters(Path(parameter) if parameter else SHIPPED))
+    if spec == WATCHED:
+        return _watched()
     if name not in _PLAIN:
         raise RuleError(f"no rule {name!r}; known: {', '.join(names())}")
     plain = _PLAIN[name]

@@ -10,15 +10,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import time
 from collections.abc import Collection, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from rich.progress import track
@@ -28,8 +29,9 @@ from agent.act.network import fresh_parameters
 from agent.learn import checkpoint
 from agent.learn.networks import Actor
 from agent.trust import Envelope
+from config.load import ConfigError, load_as
 from testbed.train import refine as refining
-from testbed.train.distribution import scenario
+from testbed.train.distribution import digest, scenario
 from testbed.train.imitate import Example, Settings, cost, train
 from testbed.train.rollouts import Sequence as Seen
 from testbed.train.rollouts import holding, record
@@ -38,6 +40,7 @@ from testbed.train.validate import Score, score
 
 Float32 = NDArray[np.float32]
 
+EXIT_USAGE = 2
 VALIDATION_FROM = 100_000
 """Scenarios from this number on are never trained on."""
 
@@ -63,6 +66,10 @@ class Recipe(BaseModel):
     seed: int = 0
 
 
+class OtherRecipeError(ValueError):
+    """What a folder keeps was made by another recipe or from other scenarios."""
+
+
 @dataclass(frozen=True)
 class Store:
     """Where a run keeps what it has; each file is written whole or not at all."""
@@ -79,6 +86,26 @@ class Store:
     def refined(self) -> Path:
         return self.folder / "refine.safetensors"
 
+    def claim(self, recipe: Recipe) -> None:
+        """The folder is this recipe's from now on. Raises OtherRecipeError if it is another's."""
+        kept = self.folder / "recipe.json"
+        content = {"recipe": recipe.model_dump(mode="json"), "distribution": digest()}
+        if kept.exists():
+            if json.loads(kept.read_text()) != content:
+                raise OtherRecipeError(f"{self.folder} has parts of another recipe: see {kept}")
+            return
+        (self.folder / "tables").mkdir(parents=True, exist_ok=True)
+        part = kept.with_suffix(".part")
+        part.write_text(json.dumps(content, indent=1) + "\n")
+        part.rename(kept)
+
+    def spent_s(self, more_s: float = 0.0) -> float:
+        """Seconds that this recipe has taken, those of cut runs among them, with `more_s` added."""
+        kept = self.folder / "spent_s"
+        spent_s = (float(kept.read_text()) if kept.exists() else 0.0) + more_s
+        kept.write_text(f"{spent_s:.1f}\n")
+        return spent_s
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, required=True, help="the recipe, a YAML file")
@@ -94,11 +121,30 @@ def main(argv: Sequence[str]) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    recipe = Recipe(**(yaml.safe_load(args.config.read_text()) or {}))
     store = Store(args.out)
-    (args.out / "tables").mkdir(parents=True, exist_ok=True)
+    try:
+        recipe = load_as(Recipe, args.config)
+        store.claim(recipe)
+    except (ConfigError, OtherRecipeError) as error:
+        print(f"train: {error}", file=sys.stderr)
+        return EXIT_USAGE
     started_s = time.monotonic()
-    with ProcessPoolExecutor(args.jobs) as executor:
+    try:
+        arrays, meta = make(recipe, store, args.jobs)
+    finally:
+        took_s = store.spent_s(time.monotonic() - started_s)
+    card = {**meta["card"], "took_s": round(took_s)}
+    saved = checkpoint.Saved(arrays, {**meta, "card": card})
+    checkpoint.save(saved, args.out / "policy.safetensors")
+    (args.out / "card.json").write_text(json.dumps(card, indent=2) + "\n")
+    return 0
+
+
+def make(
+    recipe: Recipe, store: Store, jobs: int
+) -> tuple[dict[str, Float32], dict[str, dict[str, Any]]]:
+    """All stages: the policy's arrays, and what its header says of it."""
+    with ProcessPoolExecutor(jobs) as executor:
         tables = find_tables(recipe, store, executor) if recipe.rounds else {}
         numbers = range(VALIDATION_FROM, VALIDATION_FROM + recipe.validation)
         scores = {spec: score(spec, numbers, executor) for spec in ("ewma", "ewma:1500")}
@@ -126,14 +172,9 @@ def run(args: argparse.Namespace) -> int:
         if not trained:
             looks = look(recipe, range(recipe.scenarios), chosen, 0, executor)
             trained = [part for parts in looks.values() for part in parts]
-    card = describe(recipe, scores, best, time.monotonic() - started_s)
     arrays = {f"actor.{name}": array for name, array in chosen.items()}
-    checkpoint.save(
-        checkpoint.Saved(arrays, {"card": card, "trained": envelope(trained).document()}),
-        args.out / "policy.safetensors",
-    )
-    (args.out / "card.json").write_text(json.dumps(card, indent=2) + "\n")
-    return 0
+    card = describe(recipe, scores, best)
+    return arrays, {"card": card, "trained": dict(envelope(trained).document())}
 
 
 def find_tables(recipe: Recipe, store: Store, executor: Executor) -> dict[int, Table]:
@@ -211,7 +252,9 @@ def imitate(
             print(f"  update {update + 1}: {lately:+.4f}, left out {held:+.4f}", flush=True)
 
     found = train(examples, recipe.imitate, begin, report)
-    save_file(found, path)
+    part = path.with_suffix(".part")
+    save_file(found, part)
+    part.rename(path)
     return found
 
 
@@ -249,13 +292,10 @@ def envelope(seen: Sequence[Seen], tail: float = 0.001) -> Envelope:
     return Envelope(low, high, service_low, service_high)
 
 
-def describe(
-    recipe: Recipe, scores: dict[str, Score], best: int | None, took_s: float
-) -> dict[str, object]:
+def describe(recipe: Recipe, scores: dict[str, Score], best: int | None) -> dict[str, object]:
     """What led to the policy and what validation said: it is written into the policy's header."""
     return {
         "recipe": recipe.model_dump(mode="json"),
         "best_round": best,
-        "took_s": round(took_s),
         "validation": {name: asdict(found) for name, found in scores.items()},
     }

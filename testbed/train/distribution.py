@@ -6,6 +6,7 @@ ranges; the held-out suite, which nothing trained may have seen (`testbed/sim/su
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -30,6 +31,11 @@ from testbed.sim.scenario import (
 FILE = Path(__file__).with_name("distribution.yaml")
 
 T = TypeVar("T")
+
+
+def digest() -> str:
+    """Of what scenarios are drawn from, 64 hex digits."""
+    return hashlib.sha256(FILE.read_bytes()).hexdigest()
 
 
 def _in_order(bounds: tuple[float, float]) -> tuple[float, float]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from agent.learn import checkpoint
 from agent.learn.sac import Learner
 from agent.learn.state import capture, restore
-from agent.settings import AgentSettings, LearnSettings
+from agent.settings import AgentSettings, LearnSettings, gentle
 from testbed.load.sizes import Law
 from testbed.sim.scenario import Scenario
 from testbed.train.practice import Episode, Fleet, shared_learner
@@ -38,8 +38,8 @@ class Settings:
 
     easy_share: of the scenarios, the easiest, that the first episode draws from; the share grows to
     all of them over the first `easy_until` of the episodes. late_s: from a snapshot to its weights,
-    at most; drawn anew each episode. learn: by default slow, for parameters that are good already:
-    critics first, and without the pull to neutral, which would undo them.
+    at most; drawn anew each episode. learn: by default gentle, with few updates a step since every
+    balancer's steps come.
     """
 
     episodes: int = 200
@@ -51,13 +51,7 @@ class Settings:
     period_s: float = 0.25
     reward: str = "VBF+logVBF"
     learn: LearnSettings = field(
-        default_factory=lambda: LearnSettings(
-            updates_per_step=0.1,
-            actor_lr=3e-5,
-            critic_lr=3e-4,
-            neutral_pull=0.0,
-            actor_after_updates=500,
-        )
+        default_factory=lambda: gentle(LearnSettings(updates_per_step=0.1))
     )
 
 

@@ -78,6 +78,28 @@ def test_one_that_goes_silent_loses_its_queue_and_then_its_record() -> None:
     assert found.busy()[2, 0] < 0.5 * RATE[2] * LATENCY_S[2]
 
 
+def test_one_that_came_late_is_not_charged_for_it_when_the_agent_starts_anew() -> None:
+    """The counters hold what was answered in all of a backend's life, long or short."""
+    found = follow(seen(40_000, since=39_900), None, STEP_S)
+    assert not found.rate_per_s.any()
+    for step in range(40_001, 40_200):
+        found = follow(seen(step, since=39_900), found, STEP_S)
+        assert (found.charge() == 1.0).all()
+    assert found.rate_per_s / found.seen == pytest.approx(RATE, rel=0.1)
+
+
+def test_one_that_comes_back_brings_no_rush_of_answers() -> None:
+    """Its counters went on from where they were; the others' records stay."""
+    found = followed(400)
+    for step in range(401, 410):
+        found = follow(seen(step, 2), found, STEP_S)
+    before = found.weight
+    found = follow(seen(410), found, STEP_S)
+    assert (found.weight[:2] >= 0.9 * before).all()
+    assert not found.weight[2].any()
+    assert found.rate_per_s[2] == 0.0
+
+
 def waiting(shot: Snapshot, age_s: list[float]) -> Snapshot:
     return replace(shot, waiting_age_ns=(np.array(age_s) * 1e9).astype(np.int64))
 

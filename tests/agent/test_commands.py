@@ -1,3 +1,4 @@
+import sys
 import tomllib
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -33,6 +34,14 @@ def test_an_unknown_command_names_those_there_are(capsys):
     error = capsys.readouterr().err
     assert "no command 'gret'" in error
     assert "greet" in error
+
+
+@pytest.mark.usefixtures("plugin")
+def test_a_command_whose_package_is_not_there_says_which(capsys, tmp_path):
+    (tmp_path / "lbd_greeting.py").write_text("import no_such_package\n" + MODULE)
+    sys.modules.pop("lbd_greeting", None)
+    assert cli.main(["greet"]) == 2
+    assert "'greet' needs the package 'no_such_package'" in capsys.readouterr().err
 
 
 def test_the_command_that_the_project_declares_exists():

@@ -241,6 +241,18 @@ def test_the_learner_takes_as_many_backends_as_the_service_has_slots(
     assert settings.replay_steps * slots <= 2 * 4096 * 64
 
 
+def test_learning_is_gentle_with_what_is_trained_and_not_with_what_is_fresh(name, learner):
+    for base in ("latency", "none"):
+        ServiceAgent(name, AgentConfig(mode="learn", base=base)).close()
+    trained, fresh = learner.made
+    usual = LearnSettings()
+    assert fresh.actor_lr == usual.actor_lr
+    assert fresh.actor_after_updates == 0
+    assert trained.actor_lr < 0.2 * usual.actor_lr
+    assert trained.neutral_pull == 0.0
+    assert trained.actor_after_updates > 0
+
+
 def test_refused_steps_are_logged_once(name, learner, caplog):
     region = make(name)
     agent = ServiceAgent(name, AgentConfig(mode="learn"))

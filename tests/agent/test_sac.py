@@ -6,11 +6,13 @@ import torch
 from make import step
 
 from agent.act.network import ActorNetwork
+from agent.learn import checkpoint
 from agent.learn.inline import InlineLearner
 from agent.learn.networks import Actor
 from agent.learn.replay import Replay
 from agent.learn.sac import Learner, squash
 from agent.observe import FEATURE_COUNT, SERVICE_COUNT
+from agent.policies import SHIPPED
 from agent.settings import HIDDEN, LearnSettings
 from agent.steps import Step
 
@@ -29,24 +31,35 @@ def test_the_numpy_actor_is_the_torch_actor():
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     for count in (1, 2, 7, 20):
-        actor = Actor()
-        network = ActorNetwork(actor.arrays())
-        features = rng.standard_normal((25, count, FEATURE_COUNT), np.float32)
-        service = rng.standard_normal((25, SERVICE_COUNT), np.float32)
-        hidden = rng.standard_normal((count, HIDDEN), np.float32)
-        with torch.no_grad():
-            memory, last = actor.remember(
-                torch.from_numpy(features[:, None]),
-                torch.from_numpy(service[:, None]),
-                torch.ones(1, count),
-                torch.from_numpy(hidden[None]),
-            )
-            mean, log_std = actor.decide(memory)
-        for t in range(25):
-            got_mean, got_log_std, hidden = network.forward(features[t], service[t], hidden)
-            assert got_mean == pytest.approx(mean[t, 0].numpy(), abs=1e-5)
-            assert got_log_std == pytest.approx(log_std[t, 0].numpy(), abs=1e-5)
-        assert hidden == pytest.approx(last[0].numpy(), abs=1e-5)
+        _same(Actor(), rng, count)
+
+
+def _same(actor, rng, count):
+    """25 steps of `count` backends."""
+    network = ActorNetwork(actor.arrays())
+    features = rng.standard_normal((25, count, FEATURE_COUNT), np.float32)
+    service = rng.standard_normal((25, SERVICE_COUNT), np.float32)
+    hidden = rng.standard_normal((count, HIDDEN), np.float32)
+    with torch.no_grad():
+        memory, last = actor.remember(
+            torch.from_numpy(features[:, None]),
+            torch.from_numpy(service[:, None]),
+            torch.ones(1, count),
+            torch.from_numpy(hidden[None]),
+        )
+        mean, log_std = actor.decide(memory)
+    for t in range(25):
+        got_mean, got_log_std, hidden = network.forward(features[t], service[t], hidden)
+        assert got_mean == pytest.approx(mean[t, 0].numpy(), abs=1e-5)
+        assert got_log_std == pytest.approx(log_std[t, 0].numpy(), abs=1e-5)
+    assert hidden == pytest.approx(last[0].numpy(), abs=1e-5)
+
+
+def test_the_shipped_policy_is_small_and_the_same_in_numpy_and_torch():
+    assert SHIPPED.stat().st_size < 1_000_000
+    actor = Actor()
+    actor.load_arrays(checkpoint.actor_of(checkpoint.load(SHIPPED), str(SHIPPED)))
+    _same(actor, np.random.default_rng(1), 64)
 
 
 def test_padding_changes_nothing():

@@ -6,14 +6,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from make import NOW_NS, snapshot
 
 from agent.act.network import fresh_parameters
 from agent.act.policy import Policy
 from agent.agent import Agent
-from agent.observe import FEATURES, SERVICE_FEATURES, Observation, observe
+from agent.learn import checkpoint
+from agent.observe import CLIP, FEATURES, SERVICE_FEATURES, Observation, observe
+from agent.policies import SHIPPED
 from agent.settings import AgentSettings, PolicySettings
 from agent.trust import Envelope, Monitor, Stand, TrustSettings
-from tests.agent.make import NOW_NS, snapshot
+from shm.snapshot import Snapshot
 
 STEP_S = 0.25
 SETTINGS = TrustSettings(trial_every_s=20.0, trial_s=4.0, settle_s=0.5, suspended_s=60.0)
@@ -61,6 +64,15 @@ def test_a_moment_of_strangeness_starts_the_count_anew():
         assert monitor.judge(seen(step, scale=9.0 if step % 4 else 0.1)).trusted
 
 
+def test_a_gap_is_no_time_of_strangeness_or_calm():
+    monitor = Monitor(SETTINGS, envelope(2.0))
+    for step in range(0, 4000, 400):
+        assert monitor.judge(seen(step, scale=9.0)).trusted or step > 4 * 400
+    assert monitor.stand is Stand.STRANGE, "ten seconds at a second a step"
+    monitor.judge(seen(5000, scale=0.1))
+    assert monitor.judge(seen(6000, scale=0.1)) is Stand.STRANGE
+
+
 def test_trials_come_at_their_times_and_last_as_long_as_they_should():
     monitor = Monitor(SETTINGS, None)
     stands = [monitor.judge(seen(step)) for step in range(4 * 60)]
@@ -87,6 +99,24 @@ def test_a_policy_that_is_worse_than_the_heuristic_is_suspended_for_a_while(fact
         assert (again - first) * STEP_S == pytest.approx(SETTINGS.suspended_s, abs=1.0)
 
 
+def test_chance_suspends_hardly_ever():
+    """Policy and heuristic are equal; durations of a step have a heavy tail."""
+    rng = np.random.default_rng(1)
+    plain = seen(0)
+    judged, suspended = 0, 0
+    for _ in range(40):
+        monitor = Monitor(replace(SETTINGS, trial_every_s=12.0), None)
+        for step in range(int(480 / STEP_S)):
+            duration_ns = int(50 * 1e8 * (1.0 + rng.pareto(1.5)))
+            averages = replace(plain.averages, answers=50, duration_ns=duration_ns)
+            now_ns = NOW_NS + int(step * STEP_S * 1e9)
+            monitor.judge(replace(plain, now_ns=now_ns, averages=averages))
+        judged += monitor.trials
+        suspended += monitor.suspensions
+    assert judged > 900
+    assert suspended <= 2
+
+
 def test_a_service_without_answers_proves_nothing():
     monitor = Monitor(SETTINGS, None)
     stands = {monitor.judge(seen(step, flows=0)) for step in range(1200)}
@@ -101,6 +131,66 @@ def test_an_agent_that_is_not_trusted_publishes_nothing():
     decision = agent.step(snapshot(4))
     assert not decision.publish
     assert decision.reason == "strange inputs"
+
+
+def quiet(steps: int) -> Snapshot:
+    """No flow came and none is open."""
+    nothing = np.zeros(4, np.int64)
+    changes = {"flows": nothing, "waiting": nothing, "waiting_age_ns": nothing}
+    totals = snapshot(4).totals
+    now_ns = NOW_NS + int(steps * STEP_S * 1e9)
+    return replace(snapshot(4, totals=totals, **changes), now_ns=now_ns)
+
+
+def test_a_suspension_holds_while_nothing_is_asked():
+    monitor = Monitor(replace(SETTINGS, strange_s=0.0), envelope(1e-3))
+    policy = Policy(PolicySettings(), fresh_parameters(1))
+    agent = Agent(AgentSettings(mode="frozen"), policy, monitor=monitor)
+    agent.step(snapshot(4))
+    idle = agent.step(quiet(1))
+    assert idle.reason == "strange inputs"
+    assert not idle.publish
+    trusted = Agent(AgentSettings(mode="frozen"), policy, monitor=Monitor(SETTINGS, None))
+    trusted.step(snapshot(4))
+    assert trusted.step(quiet(1)).publish
+
+
+def test_another_region_is_judged_anew():
+    monitor = Monitor(replace(SETTINGS, strange_s=0.5), envelope(1e-3))
+    policy = Policy(PolicySettings(), fresh_parameters(1))
+    agent = Agent(AgentSettings(mode="frozen"), policy, monitor=monitor)
+    for step in range(4):
+        last = agent.step(replace(snapshot(4), now_ns=NOW_NS + int(step * STEP_S * 1e9)))
+    assert last.reason == "strange inputs"
+    assert agent.step(snapshot(4, generation=2)).reason == "policy"
+    assert monitor.suspensions == 1
+
+
+@pytest.mark.parametrize(("mode", "applied"), [("shadow", True), ("frozen", False)])
+def test_what_is_not_in_force_is_not_judged(mode, applied):
+    monitor = Monitor(replace(SETTINGS, trial_every_s=4.0, trial_s=1.0), envelope(1e-3))
+    policy = Policy(PolicySettings(), fresh_parameters(1))
+    agent = Agent(AgentSettings(mode=mode), policy, monitor=monitor)
+    shots = (
+        replace(snapshot(4, step), now_ns=NOW_NS + int(step * STEP_S * 1e9)) for step in range(80)
+    )
+    assert {agent.step(shot, applied).reason for shot in shots} == {"policy"}
+    assert (monitor.trials, monitor.suspensions) == (0, 0)
+
+
+def test_the_shipped_policy_has_its_ranges_and_what_lies_at_the_clip_is_outside_of_them():
+    trained = Envelope.of(checkpoint.load(SHIPPED).meta["trained"])
+    usual = observe(snapshot(8), None)
+    assert trained.outside(usual) < TrustSettings().strange_share
+    extreme = replace(
+        usual,
+        features=np.full_like(usual.features, CLIP),
+        service=np.full_like(usual.service, CLIP),
+    )
+    at_clip = trained.outside(extreme)
+    assert TrustSettings().strange_share < at_clip < 1.0
+    # What was at the clip in training is not strange at it now.
+    assert (trained.high >= CLIP).any()
 
 
 def test_a_trial_is_the_heuristic():

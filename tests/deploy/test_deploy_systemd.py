@@ -45,6 +45,17 @@ def test_the_sandbox_is_tight(unit: str) -> None:
     assert float(found[1]) <= EXPOSURE_MAX
 
 
+def test_whatever_is_installed_by_name_is_there_and_a_file() -> None:
+    """`install` ends with an error at the first folder, and the rest is not installed."""
+    rules = re.findall(r"^\tinstall -D -m 644 (.*)$", (ROOT / "Makefile").read_text(), re.M)
+    assert len(rules) >= 4
+    for rule in rules:
+        named = [word for word in rule.split() if not word.startswith(("-", "$"))]
+        found = [path for word in named for path in ROOT.glob(word)]
+        assert len(found) >= len(named)
+        assert [path for path in found if not path.is_file()] == []
+
+
 # -- a real systemd
 
 

@@ -6,6 +6,7 @@ Never here: what is read (`shm`, `agent.observe`) or asked (`asking`).
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,14 @@ from testbed.experiments import methods, plots
 from testbed.experiments.asking import Asker
 from testbed.experiments.page import Section
 from testbed.experiments.place import Place
-from testbed.experiments.round import backends_of, entries_of, sensors_of
+from testbed.experiments.round import (
+    FOLDER,
+    SERVICE,
+    backends_of,
+    clear,
+    entries_of,
+    sensors_of,
+)
 from testbed.experiments.schema import Experiment, Form
 from testbed.experiments.season import Ground, Progress, cases_of, size_of
 from testbed.experiments.store import Kept, Run, Store
@@ -57,10 +65,12 @@ def play(
 
 
 def _measure(lab: Any) -> pl.DataFrame:
-    with TemporaryDirectory(prefix="lbd-reading-") as folder, Children() as children:
+    lab.reset()
+    clear()
+    with TemporaryDirectory(prefix=f"{FOLDER}{os.getpid()}-") as folder, Children() as children:
         sensors = sensors_of(lab, children)
         host, port = entries_of(lab)[0]
-        tag = f"reading-{secrets.token_hex(3)}"
+        tag = f"{SERVICE}{secrets.token_hex(3)}"
         place = Place(tag, lab.balancers[0].popen, host, port, Path(folder))
         methods.start("sed", place, backends_of(lab, sensors), children).wait()
         region = Region.attach(tag)

@@ -75,9 +75,9 @@ def follow(
     count, sum_new = len(slots), 0.0
     for at in range(count):
         slot = slots[at]
-        if a.identity[m, slot] != identity[at]:
+        comes = a.identity[m, slot] != identity[at]
+        if comes:
             a.identity[m, slot] = identity[at]
-            a.answers[m, slot] = a.duration_ns[m, slot] = a.waited_ns[m, slot] = 0
             a.seen[m, slot] = a.rate_per_s[m, slot] = 0.0
             for k in range(_MEMORIES):
                 a.weight[m, slot, k] = a.total_s[m, slot, k] = 0.0
@@ -86,6 +86,9 @@ def follow(
         answers, duration_ns = view.answered + told.answered, view.duration_ns + told.duration_ns
         age_s = s.seen[m, slot] * s.world[0].now_s - (view.start_s + told.start_s)
         waited_ns = duration_ns + int(max(age_s, 0.0) * 1e9)
+        if comes and a.begun[m]:
+            a.answers[m, slot], a.duration_ns[m, slot] = answers, duration_ns
+            a.waited_ns[m, slot] = waited_ns
         new = max(answers - a.answers[m, slot], 0)
         a.new[slot] = new
         a.new_s[slot] = max(duration_ns - a.duration_ns[m, slot], 0) * 1e-9 if new > 0 else 0.0
@@ -116,8 +119,9 @@ def follow(
                 a.time_s[m, slot, k] = fade * keep * a.time_s[m, slot, k] + dt_s * share
             else:
                 a.time_s[m, slot, k] = done_s / (s.seen[m, slot] + 1.0)
-        a.seen[m, slot] += (1.0 - elapsed) * (1.0 - a.seen[m, slot])
-        a.rate_per_s[m, slot] += (1.0 - elapsed) * (new / dt_s - a.rate_per_s[m, slot])
+        if a.begun[m]:
+            a.seen[m, slot] += (1.0 - elapsed) * (1.0 - a.seen[m, slot])
+            a.rate_per_s[m, slot] += (1.0 - elapsed) * (new / dt_s - a.rate_per_s[m, slot])
     a.begun[m] = True
 
 

@@ -17,7 +17,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from testbed.sim.compiled.dispatch import GLOBAL_SED, ORACLE
-from testbed.sim.policies import REFERENCE, rule
+from testbed.sim.policies import REFERENCE, WATCHED, rule
 from testbed.stats import Interval, geometric_interval, ratio_interval
 
 FIGURES = ("mean_s", "p99_s")
@@ -88,7 +88,7 @@ def privileged(spec: str) -> bool:
 
 def learned(spec: str) -> bool:
     """Whether the policy is an agent's."""
-    return spec.partition(":")[0] == "agent"
+    return spec == WATCHED or spec.partition(":")[0] == "agent"
 
 
 def stand(runs: pl.DataFrame) -> Standings:
