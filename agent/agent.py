@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from agent.act.network import ParameterError, Parameters
 from agent.act.policy import Action, Policy
+from agent.balance import Balance
 from agent.observe import Observation, observe
 from agent.rewards import REWARDS, shares
 from agent.settings import AgentSettings, SettingsError
@@ -48,6 +49,8 @@ class Decision:
     reward: fairness of what was measured in this snapshot, None if nothing could be compared.
     duration_s (N,): the l_j behind it. publish: False in shadow mode and if there is no backend.
     entropy_nats: of the policy at this step, None where it did not choose.
+    misplaced: share of the flows in progress that are not where the weights until now should have
+    put them (`agent.balance`); None where there were none or it cannot be told.
     reason: who decided, or why nobody did; 'idle' means that no flow came and none is open. Of a
     policy that is not trusted nothing is published, so that the service falls back.
     """
@@ -62,6 +65,7 @@ class Decision:
     duration_s: Float64
     reward: float | None
     entropy_nats: float | None
+    misplaced: float | None
     observation: Observation
     reason: Reason
     publish: bool
@@ -97,6 +101,7 @@ class Agent:
         self._reward = REWARDS[settings.reward]
         self._previous: Observation | None = None
         self._generation: int | None = None
+        self._balance = Balance()
         self.counters = Counters()
 
     def step(self, snapshot: Snapshot, applied: bool = True) -> Decision:
@@ -104,15 +109,28 @@ class Agent:
 
         applied: whether the weights will be; if not, there is nothing to learn from them.
         """
+        decision = self._decide(snapshot, applied)
+        if decision.publish and applied:
+            self._balance.expect(decision.identity, decision.weights, decision.offset)
+        else:
+            self._balance = Balance()
+        return decision
+
+    def _decide(self, snapshot: Snapshot, applied: bool) -> Decision:
         self._load_parameters()
         if snapshot.generation != self._generation:
             # Another region: its counters began again, its identities mean other backends.
             self._previous, self._generation = None, snapshot.generation
+            self._balance = Balance()
             self._policy.forget()
             if self._monitor is not None:
                 self._monitor.forget()
-        observation = observe(snapshot, self._previous, self._policy.last_action(snapshot.identity))
+        before = self._previous
+        observation = observe(snapshot, before, self._policy.last_action(snapshot.identity))
         self._previous = observation
+        if before is not None:
+            step_s = (observation.now_ns - before.now_ns) * 1e-9
+            self._balance.see(observation.identity, observation.flows, step_s)
         number = self.counters.steps
         self.counters.steps += 1
 
@@ -145,6 +163,7 @@ class Agent:
         numbers ends the sequence."""
         if self._previous is not None:
             self._previous = None
+            self._balance = Balance()
             self.counters.steps += 1
 
     def _load_parameters(self) -> None:
@@ -194,6 +213,7 @@ class Agent:
             duration_s=observation.duration_s,
             reward=self._reward(observation.duration_s) if measured else None,
             entropy_nats=action.entropy_nats,
+            misplaced=self._balance.misplaced,
             observation=observation,
             reason=reason,
             publish=self._settings.mode != "shadow" and reason not in _SILENT,

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from agent.act.network import fresh_parameters
 from agent.act.policy import Policy
 from agent.agent import Agent, Decision
+from agent.balance import MISPLACED_MOST
 from agent.learn import checkpoint
 from agent.learn.process import LearnerProcess
 from agent.policies import SHIPPED
@@ -114,6 +115,7 @@ class ServiceAgent:
         self._problem = ""
         self._refusing = False
         self._trusted = True
+        self._misplaced = False
         self._shadow_ns = 0
         parameters, envelope = _policy_of(config)
         self._monitor = Monitor(TrustSettings(), envelope) if config.mode != "learn" else None
@@ -179,11 +181,31 @@ class ServiceAgent:
         block.set("parameters_refused_total", counters.parameters_refused)
         block.set_real("reward", decision.reward)
         block.set_real("entropy_nats", decision.entropy_nats)
+        self._report_balance(block, decision)
         self._report_trust(block, decision)
         if self._learner is not None:
             block.set("learner_updates_total", int(self._learner.report.get("updates", 0)))
             block.set("transitions_dropped_total", self._learner.counters.dropped)
             self._log_trouble(self._learner.report)
+
+    def _report_balance(self, block: AgentBlock, decision: Decision) -> None:
+        """Whether flows are where the weights should put them; said when it changes."""
+        misplaced = decision.misplaced
+        block.set_real("misplaced", misplaced)
+        if misplaced is None or (misplaced > MISPLACED_MOST) == self._misplaced:
+            return
+        if self._misplaced and misplaced > 0.5 * MISPLACED_MOST:
+            return
+        self._misplaced = not self._misplaced
+        if self._misplaced:
+            log.warning(
+                "service %s: %.0f%% of the flows are not where the weights should put them: "
+                "something else decides (long flows, limits, stickiness)",
+                self._service,
+                100.0 * misplaced,
+            )
+        else:
+            log.info("service %s: flows are where the weights put them", self._service)
 
     def _report_shadow(self, region: Region, decision: Decision) -> None:
         """What the policy would have done, now and then, for the log alone."""

@@ -53,6 +53,8 @@ SERVICE_FEATURES: Final = (
     "elasticity",
     "spread",
     "drift",
+    "foresight_short",
+    "foresight_long",
 )
 FEATURE_COUNT: Final = len(FEATURES)
 SERVICE_COUNT: Final = len(SERVICE_FEATURES)
@@ -76,6 +78,7 @@ CLIP: Final = 3.0
 class Observation:
     """One service at `now_ns`, N backends in the snapshot's order.
 
+    flows (N,): in progress, as dispatch counts them.
     features (N, FEATURE_COUNT) f32, service (SERVICE_COUNT,) f32.
     duration_s (N,): estimate of l_j for rewards, a mean of the last second or two; latency_s and
     busy: L_j and n_j at each of MEMORIES_FLOWS (N, K), of which the base is made. duration_s counts
@@ -88,6 +91,7 @@ class Observation:
 
     now_ns: int
     identity: Words
+    flows: Ints
     features: Float32
     service: Float32
     duration_s: Float64
@@ -332,6 +336,7 @@ def observe(
     return Observation(
         now_ns=now_ns,
         identity=identity,
+        flows=snapshot.flows,
         features=features,
         service=_service_features(snapshot, both, service_s, averages, previous),
         duration_s=duration_s,
@@ -426,8 +431,9 @@ def _service_features(
 ) -> Float32:
     """Inter-arrival scalars against their mean (the mean against the duration), load, N, then:
 
-    answers_log: answers a backend and step. elasticity: see `Averages`. spread: of durations about
-    their backend's mean, which tells heavy tails. drift: how far the short memory is off the long.
+    answers_log: answers a backend and step. elasticity, foresight: see `Averages`. spread: of
+    durations about their backend's mean, which tells heavy tails. drift: how far the short memory
+    is off the long.
     """
     count = snapshot.identity.size
     gaps = both.scalars[:, 2 * count :]
@@ -456,4 +462,5 @@ def _service_features(
     if means.any():
         off = np.log(np.maximum(means[:, 0], 1e-12) / np.maximum(means[:, -1], 1e-12))
         service[10] = min(float(off.std()), CLIP)
+    service[11:13] = np.clip(averages.foresight, -1.0, 2.0)
     return service

@@ -437,6 +437,13 @@ AGENT_REALS: Final = {
         "Mean log flow duration under the policy over that in trials of the heuristic.",
         _SERVICE,
     ),
+    "misplaced": Family(
+        "lbd_agent_misplaced_flows_ratio",
+        "gauge",
+        "Share of the flows in progress that are not where the agent's weights should put them; "
+        "absent while flows are few.",
+        _SERVICE,
+    ),
 }
 AGENT_TOTALS: Final = (
     Totals.of("lbd_agent_steps_total", "Steps of the agent.", _SERVICE, "steps_total"),

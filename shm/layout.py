@@ -237,7 +237,7 @@ AGENT_SCALARS: Final = (
 )
 AGENT_SCALAR: Final = {name: index for index, name in enumerate(AGENT_SCALARS)}
 # After them, f64: NaN where the last step had none.
-AGENT_REALS: Final = ("reward", "entropy_nats", "trusted", "outside", "excess")
+AGENT_REALS: Final = ("reward", "entropy_nats", "trusted", "outside", "excess", "misplaced")
 AGENT_REAL: Final = {name: len(AGENT_SCALARS) + at for at, name in enumerate(AGENT_REALS)}
 AGENT_SCALAR_WORDS: Final = 24
 

@@ -28,6 +28,9 @@ Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
 
+SMOOTHED: Final = 0.5
+"""What is kept of the last action, a step, where the policy does not explore."""
+
 _UNIT_ENTROPY_NATS: Final = 0.5 * math.log(2 * math.pi * math.e)  # of N(0, 1)
 
 
@@ -84,7 +87,8 @@ class Policy:
     def act(self, observation: Observation, stochastic: bool) -> Action:
         """One step for N >= 1 backends; advances the memory.
 
-        Stochastic actions add noise of this policy's own generator, correlated over time.
+        Stochastic actions add noise of this policy's own generator, correlated over time; others
+        are smoothed, so that no single step's inputs move the weights far.
         """
         identity = observation.identity
         hidden = self._aligned_hidden(identity)
@@ -96,7 +100,10 @@ class Policy:
             u = np.tanh(mean + np.exp(log_std) * self._noise)
         else:
             self._noise = self._aligned(identity, self._noise)
-            u = np.tanh(mean)
+            chosen = np.tanh(mean)
+            u = chosen + np.float32(SMOOTHED) * (
+                carry(identity, self._identity, self._u, chosen) - chosen
+            )
         self._identity = identity
         self._hidden = after if self._settings.recurrent else np.zeros_like(after)
         entropy = float(log_std.mean()) + _UNIT_ENTROPY_NATS

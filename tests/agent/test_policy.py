@@ -55,13 +55,31 @@ def test_memory_belongs_to_an_identity():
     assert not again.hidden[1].any(), "a backend that went and came back starts anew"
 
 
+def test_what_does_not_explore_is_smoothed_and_arrives():
+    policy, quiet = Policy(PolicySettings(), lively()), fresh_parameters(0)
+    shot = observe(snapshot(3), None)
+    first = policy.act(shot, stochastic=False)
+    quiet["decide2.weight"][:] = 0.0
+    quiet["decide2.bias"][: len(ACTIONS)] = np.arctanh(0.5)
+    policy.load(quiet)
+    second = policy.act(shot, stochastic=False)
+    assert second.u == pytest.approx(0.5 * (first.u + 0.5), abs=1e-6)
+    for _ in range(20):
+        last = policy.act(shot, stochastic=False)
+    assert last.u == pytest.approx(0.5, abs=1e-5)
+    newcomer = observe(snapshot(4), None)
+    assert policy.act(newcomer, stochastic=False).u[3] == pytest.approx(0.5, abs=1e-6)
+
+
 def test_without_memory_the_past_does_not_matter():
     settings = PolicySettings(recurrent=False)
     one, other = Policy(settings, lively()), Policy(settings, lively())
     for number in range(5):
-        one.act(observe(later(3, number), None), stochastic=False)
+        last = one.act(observe(later(3, number), None), stochastic=False)
     now = observe(later(3, 9), None)
-    assert one.act(now, stochastic=False).u == pytest.approx(other.act(now, stochastic=False).u)
+    chosen = other.act(now, stochastic=False).u
+    # But for the smoothing of what is chosen.
+    assert one.act(now, stochastic=False).u == pytest.approx(0.5 * (last.u + chosen))
 
 
 def test_a_new_backend_starts_at_a_neutral_last_action():
