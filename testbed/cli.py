@@ -27,6 +27,7 @@ COMMANDS: dict[str, Command] = {
     "learn": Command("an agent that knows nothing learns the capacities", "testbed.learn.command"),
     "train": Command("the recipe of the shipped policy", "testbed.train.command"),
     "fresh": Command("policies on scenarios that no choice was made by", "testbed.train.fresh"),
+    "reach": Command("what constants could reach in each scenario", "testbed.train.reach"),
     "ablate": Command("what each part of the policy is worth", "testbed.train.ablate"),
     "league": Command(
         "every policy on a suite of simulated scenarios", "testbed.sim.league.command"

@@ -37,6 +37,9 @@ BUSY_U: Final = (-1.0, -0.25, 0.3, 0.9)
 NEUTRAL: Final[Place] = (0.0, 0.0, -1.0)
 """Near to `ewma`: what the others are measured from."""
 
+SEARCH_PERIOD_S: Final = 0.5
+"""Half as often as an agent steps, which a constant does not mind and a search does."""
+
 PARTS: Final = 5
 
 TAIL_SHARE: Final = 0.4
@@ -71,15 +74,12 @@ def costs_by_part(result: Result, edges_s: Floats) -> Floats:
 
 
 class Held:
-    """An agent's weights with constant actions; what only a network would look at is left out.
+    """An agent's weights with constant actions; what only a network would look at is left out."""
 
-    It steps half as often as an agent, which a constant does not mind and a search does.
-    """
-
-    period_s = 0.5
     settings = PolicySettings()
 
-    def __init__(self, world: World, place: Place) -> None:
+    def __init__(self, world: World, place: Place, period_s: float) -> None:
+        self.period_s = period_s
         offset_u, memory_u, busy_u = (np.full(1, u, np.float32) for u in place)
         self._offset = offset(offset_u, self.settings)
         self._place = memory_place(memory_u)
@@ -96,11 +96,11 @@ class Held:
         compiled.decide(state, own, balancer, slots, self._place, self._kappa, self._offset, width)
 
 
-def constant(place: Place) -> Rule:
+def constant(place: Place, period_s: float = SEARCH_PERIOD_S) -> Rule:
     """The three held constant at a place."""
 
     def make(world: World, balancer: int, seed: int) -> Controller:
-        return Held(world, place)
+        return Held(world, place, period_s)
 
     return Rule("constant", dispatch.SED, controller=make)
 

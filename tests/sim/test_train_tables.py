@@ -34,6 +34,7 @@ from testbed.train.tables import (
     NEUTRAL,
     OFFSETS_U,
     PARTS,
+    SEARCH_PERIOD_S,
     Held,
     Place,
     Table,
@@ -48,7 +49,7 @@ class Both:
 
     held: Held
     u: dict[str, float]
-    period_s: float = Held.period_s
+    period_s: float = SEARCH_PERIOD_S
     averages: Averages | None = None
     compared: list[float] = field(default_factory=list)
 
@@ -93,7 +94,7 @@ def test_the_compiled_constant_decides_as_the_live_code_does(place: Place) -> No
     u = dict(zip(("offset", "memory", "busy"), place, strict=True)) | {"factor": 0.0}
 
     def make(world: World, balancer: int, seed: int) -> Both:
-        made.append(Both(Held(world, place), u))
+        made.append(Both(Held(world, place, SEARCH_PERIOD_S), u))
         return made[-1]
 
     Run(lively(), Rule("both", dispatch.SED, controller=make), 1).finish()

@@ -83,7 +83,7 @@ def _play(args: argparse.Namespace, console: Console, farm: Farm) -> None:
 
     path = suites.find(args.suite)
     suite = suites.load(path)
-    scenarios = _chosen(suite.scenarios, args.scenarios)
+    scenarios = suites.chosen(suite, args.scenarios)
     policies = tuple(dict.fromkeys((REFERENCE, *split(args.policies))))
     folder = args.out or Path("report/league") / path.stem
     folder.mkdir(parents=True, exist_ok=True)
@@ -104,19 +104,6 @@ def _play(args: argparse.Namespace, console: Console, farm: Farm) -> None:
     page = report.write(folder, title, runs, standings, tables)
     console.print(f"{len(runs)} runs, {runs['flows'].sum():,} judged flows, {took_s:.0f} s")
     console.print(f"report: {page}")
-
-
-def _chosen(suite: tuple[Scenario, ...], names: str | None) -> tuple[Scenario, ...]:
-    from testbed.sim.suites import SuiteError
-
-    if names is None:
-        return suite
-    wanted = dict.fromkeys(names.split(","))
-    known = {scenario.name: scenario for scenario in suite}
-    for name in wanted:
-        if name not in known:
-            raise SuiteError(f"no scenario {name!r} in the suite; known: {', '.join(known)}")
-    return tuple(known[name] for name in wanted)
 
 
 class _bars:

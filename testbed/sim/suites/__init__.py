@@ -106,6 +106,18 @@ def load(path: Path) -> Suite:
     return suite
 
 
+def chosen(suite: Suite, names: str | None) -> tuple[Scenario, ...]:
+    """Those with these names, commas between; None means all. Raises SuiteError."""
+    if names is None:
+        return suite.scenarios
+    known = {scenario.name: scenario for scenario in suite.scenarios}
+    wanted = dict.fromkeys(names.split(","))
+    for name in wanted:
+        if name not in known:
+            raise SuiteError(f"no scenario {name!r} in the suite; known: {', '.join(known)}")
+    return tuple(known[name] for name in wanted)
+
+
 def _line(root: yaml.Node | None, loc: Sequence[int | str]) -> int:
     """Of the innermost value on the way to `loc` that the file has, from 1."""
     node = root
