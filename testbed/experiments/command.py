@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--repetitions",
         type=_count,
         metavar="N",
-        help="instead of the form's: five give intervals and verdicts",
+        help="instead of the form's: from four on there are intervals and verdicts",
     )
     parser.add_argument("--report-only", action="store_true", help="of what is there already")
     parser.add_argument(
