@@ -45,8 +45,6 @@ ELASTICITY_TAU_S: Final = 20.0
 RIDGE: Final = 1.0
 """As if that much had been seen of durations that do not answer to the queue at all."""
 
-FORESIGHT_TAU_S: Final = 30.0
-
 
 @dataclass(frozen=True)
 class Averages:
@@ -58,8 +56,7 @@ class Averages:
     what passed meanwhile, in seconds a flow of the memory. answers, duration_ns: of all
     backends since the step before. seen (N,) in [0, 1]: how much of ELASTICITY_TAU_S a backend has
     been there; flows_mean, rate_per_s (N,): means of q and of answers a second, times `seen`.
-    slope_xy, slope_xx: sums of the regression behind `elasticity`; foresight_xy, foresight_xx (2,):
-    of those behind `foresight`.
+    slope_xy, slope_xx: sums of the regression behind `elasticity`.
     """
 
     identity: Words
@@ -77,8 +74,6 @@ class Averages:
     rate_per_s: Float64
     slope_xy: float
     slope_xx: float
-    foresight_xy: Float64
-    foresight_xx: Float64
 
     def mean_s(self) -> Float64:
         """(N, K) means, drawn to that of all flows by PRIOR_FLOWS; 0 where nothing was answered."""
@@ -132,17 +127,6 @@ class Averages:
         """
         return self.slope_xy / (self.slope_xx + RIDGE)
 
-    @property
-    def foresight(self) -> Float64:
-        """(2,) how much of the short memory's difference from the middle one, and of the long
-        one's, was there in the answers that came next.
-
-        0: the middle memory foretells them; 1: the other one does; below 0: its difference
-        misleads. Where speeds change it is the short one that knows, with heavy tails the long one.
-        """
-        found: Float64 = self.foresight_xy / (self.foresight_xx + RIDGE)
-        return found
-
 
 def follow(snapshot: Snapshot, before: Averages | None, step_s: float) -> Averages:
     """Averages with the answers since `before` taken in; `step_s` seconds have passed.
@@ -160,7 +144,6 @@ def follow(snapshot: Snapshot, before: Averages | None, step_s: float) -> Averag
     flows = snapshot.flows.astype(np.float64)
     nothing = np.zeros(count)
     xy = xx = 0.0
-    foresight_xy = foresight_xx = np.zeros(2)
     if before is None:
         known_answers, known_ns, known_age_ns = zeros, zeros, zeros
         weight = total_s = done_s = time_s = empty
@@ -179,7 +162,6 @@ def follow(snapshot: Snapshot, before: Averages | None, step_s: float) -> Averag
         flows_mean = carry(identity, before.identity, before.flows_mean, nothing)
         rate_per_s = carry(identity, before.identity, before.rate_per_s, nothing)
         xy, xx = before.slope_xy, before.slope_xx
-        foresight_xy, foresight_xx = before.foresight_xy, before.foresight_xx
 
     answers = np.maximum(answers_total - known_answers, 0)
     some = answers > 0
@@ -197,12 +179,6 @@ def follow(snapshot: Snapshot, before: Averages | None, step_s: float) -> Averag
         x = np.log((flows[comparable] + 1.0) / (usual + 1.0))
         y = np.log(mean_s[comparable] / usual_s[comparable])
         xy, xx = elapsed * xy + float(x @ y), elapsed * xx + float(x @ x)
-
-        if before is not None and np.count_nonzero(comparable) > 1:
-            told = carry(identity, before.identity, before.mean_s(), empty)[comparable]
-            kept = np.exp(-step_s / FORESIGHT_TAU_S)
-            new_xy, new_xx = _foretold(told, mean_s[comparable], answers[comparable])
-            foresight_xy, foresight_xx = kept * foresight_xy + new_xy, kept * foresight_xx + new_xx
 
     # What the counters hold at first is of nobody knows how long: no rate.
     now = 1.0 - elapsed if before is not None else 0.0
@@ -238,20 +214,4 @@ def follow(snapshot: Snapshot, before: Averages | None, step_s: float) -> Averag
         rate_per_s=rate_per_s + now * (answers / step_s - rate_per_s),
         slope_xy=xy,
         slope_xx=xx,
-        foresight_xy=foresight_xy,
-        foresight_xx=foresight_xx,
     )
-
-
-def _foretold(told_s: Float64, came_s: Float64, flows: Ints) -> tuple[Float64, Float64]:
-    """What one step adds to the sums behind `foresight`, (2,) each: the logarithms of what the
-    memories told (N, K) and of what came (N,), off the middle memory's, between the backends."""
-    middle = np.log(told_s[:, 1])
-    off = np.log(told_s[:, (0, 2)]) - middle[:, None]
-    came = np.log(came_s) - middle
-    share = flows / flows.sum()
-    off = off - share @ off
-    came = came - share @ came
-    xy: Float64 = (flows * came) @ off
-    xx: Float64 = flows @ np.square(off)
-    return xy, xx

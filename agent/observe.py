@@ -53,8 +53,6 @@ SERVICE_FEATURES: Final = (
     "elasticity",
     "spread",
     "drift",
-    "foresight_short",
-    "foresight_long",
 )
 FEATURE_COUNT: Final = len(FEATURES)
 SERVICE_COUNT: Final = len(SERVICE_FEATURES)
@@ -431,9 +429,8 @@ def _service_features(
 ) -> Float32:
     """Inter-arrival scalars against their mean (the mean against the duration), load, N, then:
 
-    answers_log: answers a backend and step. elasticity, foresight: see `Averages`. spread: of
-    durations about their backend's mean, which tells heavy tails. drift: how far the short memory
-    is off the long.
+    answers_log: answers a backend and step. elasticity: see `Averages`. spread: of durations about
+    their backend's mean, which tells heavy tails. drift: how far the short memory is off the long.
     """
     count = snapshot.identity.size
     gaps = both.scalars[:, 2 * count :]
@@ -462,5 +459,4 @@ def _service_features(
     if means.any():
         off = np.log(np.maximum(means[:, 0], 1e-12) / np.maximum(means[:, -1], 1e-12))
         service[10] = min(float(off.std()), CLIP)
-    service[11:13] = np.clip(averages.foresight, -1.0, 2.0)
     return service

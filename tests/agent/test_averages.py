@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -145,36 +144,3 @@ def test_who_gives_up_takes_no_time_back() -> None:
     after = follow(seen(401), found, STEP_S)
     assert (after.total_s >= 0.0).all()
     assert (after.mean_s() > 0.0).all()
-
-
-def foresight(latency_s: Callable[[int, np.random.Generator], np.ndarray]) -> np.ndarray:
-    """After 800 steps of forty answers each by backends whose mean durations `latency_s` draws."""
-    rng = np.random.default_rng(0)
-    answers, duration_s = np.zeros(6, np.int64), np.zeros(6)
-    found = None
-    for step in range(800):
-        answers = answers + 40
-        duration_s = duration_s + 40 * latency_s(step, rng)
-        totals = {ANSWERS_TOTAL: answers, DURATION_TOTAL: (duration_s * 1e9).astype(np.int64)}
-        idle = np.zeros(6, np.int64)
-        shot = snapshot(6, duration=no_samples(6), totals=totals, waiting=idle, waiting_age_ns=idle)
-        shot = replace(shot, now_ns=NOW_NS + int(step * STEP_S * 1e9))
-        found = follow(shot, found, STEP_S)
-    assert found is not None
-    return found.foresight
-
-
-def test_the_short_memory_foretells_what_changes_and_the_long_one_what_is_only_noise() -> None:
-    def restless(step: int, rng: np.random.Generator) -> np.ndarray:
-        """Another one of the six is slow every five seconds."""
-        return np.where(np.arange(6) == step // 20 % 6, 0.4, 0.1)
-
-    def noisy(step: int, rng: np.random.Generator) -> np.ndarray:
-        return np.linspace(0.1, 0.2, 6) * rng.lognormal(0.0, 0.5, 6)
-
-    short, long = foresight(restless)
-    assert short > 0.8
-    assert long < 0.0
-    short, long = foresight(noisy)
-    assert abs(short) < 0.2
-    assert long > 0.6
