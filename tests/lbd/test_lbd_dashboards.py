@@ -139,7 +139,7 @@ def test_every_query_finds_something_where_there_is_traffic_and_an_agent(
                 for name in METRIC.findall(rule["expr"]):
                     until(lambda name=name: query(f"count({name})") is not None, name, 60)
             # With traffic: an agent that holds still has no entropy to tell of.
-            with urllib.request.urlopen(f"http://{metrics}/metrics", timeout=20) as answer:
+            with urllib.request.urlopen(f"http://{metrics}/metrics", timeout=60) as answer:
                 told = set(METRIC.findall(answer.read().decode()))
         finally:
             stop.set()

@@ -21,7 +21,7 @@ from testbed.demo.scenario import METHODS, Scenario
 from testbed.processes import Child
 from testbed.stack import Stack
 
-DEADLINE_S = 30.0
+DEADLINE_S = 90.0
 
 
 def until(condition: Callable[[], object], what: str) -> None:
