@@ -202,10 +202,10 @@ async def test_a_target_that_does_not_close_is_closed_by_the_client():
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:
-        plan = Plan(np.array([0.0, 1.5]), ["/"] * 2, 2.0)
+        plan = Plan(np.array([0.0, 2.5]), ["/"] * 2, 3.0)
         port = server.sockets[0].getsockname()[1]
         # The second request has room only if the first one's connection is gone by then.
-        result = await load(port, plan, in_flight_max=1, timeout_s=0.6)
+        result = await load(port, plan, in_flight_max=1, timeout_s=1.2)
     assert result.table["outcome"].tolist() == [Outcome.OK, Outcome.OK]
 
 
