@@ -3,7 +3,6 @@
 Lives here: settings of the libraries that the tests use. Never here: fixtures of tests.
 """
 
-import os
 import sqlite3
 from collections.abc import Generator, Iterator
 from contextlib import closing
@@ -17,13 +16,11 @@ settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _compiled_once() -> Iterator[None]:
     """Hundreds of daemons are started, which import the same files: where their bytecode may not be
-    kept beside them, compiling it is a sixth of what a start takes."""
+    kept, compiling it is a sixth of what a start takes."""
     with pytest.MonkeyPatch.context() as patch:
-        if os.environ.get("PYTHONDONTWRITEBYTECODE"):
-            patch.delenv("PYTHONDONTWRITEBYTECODE")
-            patch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path_factory.mktemp("bytecode")))
+        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
         yield
 
 
