@@ -37,10 +37,10 @@ $(VENV)/.demo: pyproject.toml constraints.txt
 demo: $(DEMO_READY)
 	$(BIN)/python -m testbed demo $(if $(LEARN),--learn)
 
-# What only computes runs beside what is live, which runs one test after another. With SMOKE=1 the
-# test of testbed-smoke is among them; it is skipped where this host cannot make the machines.
+# Two files at a time: every test has to hold beside another. With SMOKE=1 the test of testbed-smoke
+# is among them; it is skipped where this host cannot make the machines.
 test: check
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-fail-under=90 $(if $(SMOKE),-m 'not slow')
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-fail-under=90 $(if $(SMOKE),-m 'not slow')
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow

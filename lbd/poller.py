@@ -42,7 +42,7 @@ class Poller:
         self._handlers: list[Handler] = []  # by descriptor
         self._again: list[Callable[[], None]] = []
         self._closing: list[socket.socket] = []
-        loop.add_reader(self._epoll.fileno(), self._on_ready)
+        loop.add_reader(self._epoll.fileno(), self.serve)
 
     def watch(self, fd: int, handler: Handler, events: int = STREAM) -> None:
         handlers = self._handlers
@@ -80,9 +80,14 @@ class Poller:
         """Once more after this batch: for who stopped of his own accord, not for lack of data."""
         self._again.append(callback)
         if len(self._again) == 1:
-            self._loop.call_soon(self._on_ready)
+            self._loop.call_soon(self.serve)
 
-    def _on_ready(self) -> None:
+    def serve(self) -> None:
+        """Handle what is ready by now.
+
+        To be called by timers that judge: after a standstill of the process they ring before the
+        events that waited meanwhile are seen, and those may speak for who is judged.
+        """
         poll, handlers = self._epoll.poll, self._handlers
         for _ in range(_ROUNDS):
             ready = poll(0, _BATCH)

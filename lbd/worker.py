@@ -138,6 +138,7 @@ class Worker:
         every_s = [service.check_every_s() for service in self._services]
         every_s += [front.check_every_s() for front in self._fronts]
         self._loop.call_later(min(every_s), self._check)
+        self._poller.serve()
         now_ns = monotonic_ns()
         for service in self._services:
             service.check(now_ns)

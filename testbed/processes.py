@@ -132,7 +132,7 @@ class Child:
             return self._cpu_s
         return sum(_cpu_ticks_in_session(self.pid)) / _TICKS_PER_S
 
-    def stop(self, grace_s: float = 3.0) -> int:
+    def stop(self, grace_s: float = 10.0) -> int:
         """SIGTERM, after `grace_s` SIGKILL; its exit status. May be called again."""
         if self.returncode is None:
             self.send_signal(signal.SIGTERM)

@@ -22,7 +22,7 @@ import yaml
 from shm.region import Region
 from testbed.processes import Child, Children, free_ports
 
-READY_S = 20.0
+READY_S = 60.0
 # One thread a process: the cores are shared by a dozen of them.
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
@@ -121,7 +121,7 @@ class Stack:
         from urllib.request import Request, urlopen
 
         url = f"http://127.0.0.1:{self.backend_port[backend]}/control?speed={speed}"
-        with urlopen(Request(url, method="POST"), timeout=5):
+        with urlopen(Request(url, method="POST"), timeout=60):
             pass
 
     def _start_backends(self) -> None:

@@ -22,7 +22,7 @@ from testbed.processes import ChildError
 from testbed.stack import ServiceSpec, Stack, StackSpec
 
 REPETITIONS = 5
-DEADLINE_S = 20.0
+DEADLINE_S = 90.0
 SERVICE = "web"
 SPEC = StackSpec(
     {"a": 1.0, "b": 2.0, "c": 4.0},

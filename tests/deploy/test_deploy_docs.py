@@ -16,7 +16,7 @@ def test_mkdocs_is_content(tmp_path: Path) -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=280,
     )
     assert done.returncode == 0, done.stderr
     assert "WARNING" not in done.stderr

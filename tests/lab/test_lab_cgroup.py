@@ -118,7 +118,7 @@ def test_all_inside_ends_with_the_group(group: Group) -> None:
     child = busy(group)
     assert child.pid in group.pids()
     group.remove()
-    assert child.wait(10) == -9
+    assert child.wait(60) == -9
     assert child.stdout is not None
     # Its child had the pipe too.
     assert child.stdout.read() == b""
@@ -146,7 +146,7 @@ def test_a_quota_holds_and_is_lifted(group: Group) -> None:
             assert child.poll() is None
     finally:
         group.remove()
-        child.wait(10)
+        child.wait(60)
         assert child.stdout is not None
         child.stdout.close()
 

@@ -39,7 +39,7 @@ SHAM = Topology.model_validate({"name": "sham", "servers": [{"name": "s", "kind"
 FILES = Topology.model_validate(
     {"name": "files", "servers": [{"name": "f", "count": 2, "cores": 0.1, "site": "static"}]}
 )
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 @pytest.fixture(scope="module")

@@ -58,7 +58,7 @@ def tool(name: str, *arguments: str) -> str:
     path = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
     if path is None:
         pytest.skip(f"needs {name}")
-    done = subprocess.run([path, *arguments], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([path, *arguments], capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -220,7 +220,7 @@ def test_the_scripts_make_and_remove_by_recorded_name(tmp_path: Path) -> None:
 
     def run(script: str) -> int:
         path = f"{programs}:/usr/bin:/bin"
-        return subprocess.run([str(lab / script)], env={"PATH": path}, timeout=60).returncode
+        return subprocess.run([str(lab / script)], env={"PATH": path}, timeout=120).returncode
 
     assert run("up") != 0
     made = (lab / "made").read_text().split()[1::2]

@@ -71,7 +71,7 @@ def prometheus(
             asked = urllib.parse.urlencode({"query": expression})
             try:
                 url = f"http://{address}/api/v1/query?{asked}"
-                with urllib.request.urlopen(url, timeout=20) as answer:
+                with urllib.request.urlopen(url, timeout=120) as answer:
                     found = json.load(answer)["data"]["result"]
             except urllib.error.HTTPError as error:
                 error.close()
@@ -85,4 +85,4 @@ def prometheus(
     yield start
     for process in started:
         process.terminate()
-        process.wait(30)
+        process.wait(60)

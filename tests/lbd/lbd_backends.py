@@ -13,6 +13,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from lbd_waiting import DEADLINE_S
+
 Script = Callable[[socket.socket], None]
 
 RESET = struct.pack("ii", 1, 0)
@@ -97,14 +99,14 @@ class Backend:
         # Shutting down wakes the threads that are blocked in a call on the socket.
         with contextlib.suppress(OSError):
             self.listener.shutdown(socket.SHUT_RDWR)
-        self._acceptor.join(10)
+        self._acceptor.join(DEADLINE_S)
         self.listener.close()
         with self._lock:
             for sock in self._open:
                 with contextlib.suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
-            thread.join(10)
+            thread.join(DEADLINE_S)
 
 
 # -- scripts

@@ -60,7 +60,7 @@ class Page:
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
-    async def until(self, expression: str, deadline_s: float = 30.0) -> None:
+    async def until(self, expression: str, deadline_s: float = START_S) -> None:
         """Wait until a JavaScript expression is true."""
         end_s = asyncio.get_running_loop().time() + deadline_s
         while not await self.evaluate(expression):
@@ -99,9 +99,8 @@ async def open_page(chromium: str, url: str, folder: Path) -> AsyncIterator[Page
     try:
         port = await _port(profile / "DevToolsActivePort")
         async with aiohttp.ClientSession() as session:
-            async with session.get(f"http://127.0.0.1:{port}/json/list") as answer:
-                tab = next(one for one in await answer.json() if one["type"] == "page")
-            async with session.ws_connect(tab["webSocketDebuggerUrl"], max_msg_size=0) as socket:
+            debugger = await _first_tab(session, f"http://127.0.0.1:{port}/json/list")
+            async with session.ws_connect(debugger, max_msg_size=0) as socket:
                 page = Page(socket)
                 listening = asyncio.create_task(page.listen())
                 for domain in ("Page", "Runtime", "Log", "Network"):
@@ -113,6 +112,18 @@ async def open_page(chromium: str, url: str, folder: Path) -> AsyncIterator[Page
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
+
+
+async def _first_tab(session: aiohttp.ClientSession, url: str) -> str:
+    """Its debugger's address; the browser speaks before it has a tab."""
+    end_s = asyncio.get_running_loop().time() + START_S
+    while True:
+        async with session.get(url) as answer:
+            for one in await answer.json():
+                if one["type"] == "page":
+                    return str(one["webSocketDebuggerUrl"])
+        assert asyncio.get_running_loop().time() < end_s, "Chromium opens no tab"
+        await asyncio.sleep(0.05)
 
 
 async def _port(told_in: Path) -> int:

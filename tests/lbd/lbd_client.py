@@ -12,7 +12,7 @@ from typing import Any
 import lbd_daemon as ld
 import numpy as np
 from lbd_backends import read_all
-from lbd_waiting import until
+from lbd_waiting import DEADLINE_S, until
 
 from config.address import Address
 from shm.region import Region
@@ -23,10 +23,10 @@ def connect(service: dict[str, Any]) -> socket.socket:
     address = Address.parse(service["listen"])
     if address.kind == "unix":
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.settimeout(20)
+        sock.settimeout(DEADLINE_S)
         sock.connect(address.path)
         return sock
-    return socket.create_connection((address.host, address.port), 20)
+    return socket.create_connection((address.host, address.port), DEADLINE_S)
 
 
 def ask(service: dict[str, Any], data: bytes = b"ping") -> bytes:
@@ -64,6 +64,8 @@ def refused(service: dict[str, Any]) -> bool:
         connect(service).close()
     except ConnectionRefusedError:
         return True
+    except ConnectionResetError:
+        return False  # it was let in, and the listener closed while it still connected
     return False
 
 

@@ -6,6 +6,7 @@ traffic. Processes are ended by their own pid only, after a look that it is stil
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import signal
@@ -100,6 +101,7 @@ class Daemon:
         self.path.write_text(yaml.safe_dump(config, sort_keys=False))
         self._log = tempfile.TemporaryFile()
         self._known: set[int] = set()
+        self._told_to_end = False
         environ = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default"}
         self.process = subprocess.Popen(
             [*wrap, sys.executable, "-m", "lbd", "--config", str(self.path)],
@@ -123,14 +125,17 @@ class Daemon:
 
     def workers(self) -> list[int]:
         """Pids of the worker processes alive, from the kernel."""
+        found = [pid for pid in self._children() if _is_worker(pid) and is_alive(pid)]
+        self._known.update(found)
+        return found
+
+    def _children(self) -> list[int]:
         found: list[int] = []
         try:
             for task in Path(f"/proc/{self.pid}/task").iterdir():
                 found += map(int, (task / "children").read_text().split())
         except (FileNotFoundError, ProcessLookupError):
-            found = []
-        found = [pid for pid in found if _is_worker(pid) and is_alive(pid)]
-        self._known.update(found)
+            return []
         return found
 
     def _serving(self) -> bool:
@@ -172,17 +177,32 @@ class Daemon:
             self.send(number)
         return self.wait()
 
+    def terminate(self) -> None:
+        """Ask it to end, once, and do not wait: who is about to leave has no handler any more."""
+        self.workers()
+        if self.process.poll() is None and not self._told_to_end:
+            self._told_to_end = True
+            self.process.terminate()
+
     def close(self) -> list[str]:
         """End everything by its handle; returns what had been left that should not."""
-        self.workers()
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(DEADLINE_S)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+        self.terminate()
         left = []
+        try:
+            self.process.wait(DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            children = self._children()
+            # It tells where it stands still (faulthandler) while it dies.
+            self.process.send_signal(signal.SIGABRT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(10)
+            self.process.kill()
+            self.process.wait()
+            left.append(f"daemon {self.pid}, which did not stop:\n{self.log}")
+            for pid in children:
+                # Among them one that never came to be a worker.
+                if is_alive(pid):
+                    os.kill(pid, signal.SIGKILL)
         # Workers of a supervisor that was killed leave by themselves, a moment after it.
         deadline_s = time.monotonic() + ORPHAN_S
         for pid in self._known:

@@ -18,7 +18,7 @@ from config.address import Address
 Answers = Callable[[bytes, Any], list[tuple[bytes, Any]]]
 """What to send, and to whom, on a datagram and where it came from."""
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 def echo(data: bytes, peer: Any) -> list[tuple[bytes, Any]]:
@@ -64,7 +64,7 @@ class DatagramServer:
         self._ending = True
         with socket.socket(self._sock.family, socket.SOCK_DGRAM) as waker:
             waker.sendto(b"", self._sock.getsockname())
-        self._thread.join(10)
+        self._thread.join(PATIENCE_S)
         self._sock.close()
 
 

@@ -43,6 +43,9 @@ def launch(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
 
     yield start
     logs = [one.log for one in started]
+    # All are told first: they end together.
+    for one in started:
+        one.terminate()
     left = [what for one in reversed(started) for what in one.close()]
     assert not left, "\n".join([f"left behind: {left}", *logs])
 

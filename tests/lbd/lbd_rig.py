@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import uvloop
+from lbd_waiting import DEADLINE_S
 
 from lbd.flow import Flow, Outcome
 from lbd.poller import Poller
@@ -51,7 +52,7 @@ class ListLedger:
 
 
 class Rig:
-    """`client` and `server` are the far ends of the relay; both block for at most 10 s."""
+    """`client` and `server` are the far ends of the relay; both block for at most DEADLINE_S."""
 
     def __init__(self, ledger: Any, flow: type[Flow]) -> None:
         self.loop = uvloop.new_event_loop()
@@ -70,14 +71,14 @@ class Rig:
 
     def keep(self, sock: socket.socket) -> socket.socket:
         """Close it with the rig."""
-        sock.settimeout(10)
+        sock.settimeout(DEADLINE_S)
         self._sockets.append(sock)
         return sock
 
     def accepted(self) -> tuple[socket.socket, socket.socket]:
         """(the client's end, the end that the balancer accepted)."""
         listener = self._listen(socket.AF_INET, ("127.0.0.1", 0))
-        far = self.keep(socket.create_connection(listener.getsockname(), 10))
+        far = self.keep(socket.create_connection(listener.getsockname(), DEADLINE_S))
         near, _ = listener.accept()
         near.setblocking(False)
         return far, near
@@ -100,7 +101,7 @@ class Rig:
         self.turn_until(lambda: relay.flow.connected_ns > 0)
         return relay, far, server
 
-    def turn_until(self, condition: Any, deadline_s: float = 10.0) -> None:
+    def turn_until(self, condition: Any, deadline_s: float = DEADLINE_S) -> None:
         async def turning() -> None:
             end = time.monotonic() + deadline_s
             while not condition():

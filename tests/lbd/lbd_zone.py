@@ -62,7 +62,7 @@ def zone() -> Iterator[tuple[Zone, dict[str, Any]]]:
     server.server.logger = DNSLogger(logf=lambda text: None)
     server.start_thread()
     port = server.server.server_address[1]
-    yield records, {"nameservers": [f"127.0.0.1:{port}"], "timeout_ms": 500, "tries": 2}
+    yield records, {"nameservers": [f"127.0.0.1:{port}"], "timeout_ms": 10_000, "tries": 2}
     server.stop()
     server.server.server_close()
     server.thread.join(10)

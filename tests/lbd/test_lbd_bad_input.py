@@ -61,7 +61,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
         cwd=ld.ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
 
 

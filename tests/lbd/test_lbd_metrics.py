@@ -37,7 +37,7 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 def fetch(address: str) -> str:
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=20) as answer:
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=120) as answer:
         assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
         return answer.read().decode()
 
@@ -218,6 +218,6 @@ def test_the_metrics_page_answers_nothing_else(daemon: Start, backend: Make) -> 
     metrics = f"127.0.0.1:{ld.free_port()}"
     daemon(ld.service([backend(echo).address]), metrics=metrics)
     with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(f"http://{metrics}/nothing", timeout=20)
+        urllib.request.urlopen(f"http://{metrics}/nothing", timeout=120)
     assert refused.value.code == 404
     refused.value.close()

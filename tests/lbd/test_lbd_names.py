@@ -232,7 +232,7 @@ def test_addresses_come_and_go_and_flows_stay(
         held.sendall(b"y")
         assert held.recv(1) == b"y"
     assert "the last addresses stay" in one.log
-    with urllib.request.urlopen(f"http://{metrics}/metrics", timeout=20) as page:
+    with urllib.request.urlopen(f"http://{metrics}/metrics", timeout=60) as page:
         told = dict(line.rsplit(" ", 1) for line in page.read().decode().splitlines())
     assert (
         float(told[f'lbd_frontend_name_lookup_failures_total{{service="{service["name"]}"}}']) > 0

@@ -211,7 +211,7 @@ class Elsewhere:
     def __init__(self) -> None:
         self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.sock.bind(("127.0.0.1", 0))
-        self.sock.settimeout(10)
+        self.sock.settimeout(60)
         self.at = self.sock.getsockname()
         self.sequence = 0
 

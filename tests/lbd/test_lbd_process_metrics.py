@@ -35,7 +35,7 @@ def total(text: str, name: str) -> int:
 
 
 def fetched(address: str, name: str) -> int:
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=20) as answer:
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=60) as answer:
         return total(answer.read().decode(), name)
 
 
@@ -80,7 +80,7 @@ def test_who_only_holds_connections_holds_up_nobody(daemon: Start, backend: Make
     one = daemon(service, metrics=metrics, preexec_fn=few)
     with contextlib.ExitStack() as stack:
         held = [
-            stack.enter_context(socket.create_connection((host, int(port)), 20))
+            stack.enter_context(socket.create_connection((host, int(port)), 60))
             for _ in range(most)
         ]
         for sock in held[CONNECTIONS:]:
@@ -93,7 +93,7 @@ def test_who_only_holds_connections_holds_up_nobody(daemon: Start, backend: Make
         for sock in held[:CONNECTIONS]:
             sock.settimeout(60)
             assert sock.recv(1) == b""
-    with urllib.request.urlopen(f"http://{metrics}/metrics", timeout=20) as answer:
+    with urllib.request.urlopen(f"http://{metrics}/metrics", timeout=60) as answer:
         text = answer.read().decode()
     name = "lbd_process_http_refused_total"
     assert f'{name}{{reason="full"}} {most - CONNECTIONS}\n' in text

@@ -215,7 +215,7 @@ def test_a_scraper_gets_the_format_that_it_prefers(daemon: Start, backend: Make)
 
     def fetch(accept: str) -> tuple[str, bytes]:
         asked = urllib.request.Request(f"http://{metrics}/metrics", headers={"Accept": accept})
-        with urllib.request.urlopen(asked, timeout=20) as answer:
+        with urllib.request.urlopen(asked, timeout=60) as answer:
             return answer.headers["Content-Type"], answer.read()
 
     kind, body = fetch(NATIVE)

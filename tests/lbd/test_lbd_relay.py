@@ -55,6 +55,18 @@ def test_an_answer_that_came_with_the_connection_and_its_end_is_passed_on(one: R
     assert one.outcome is Outcome.COMPLETED
 
 
+def test_a_connection_that_was_made_while_the_process_stood_still_is_no_timeout(one: Rig) -> None:
+    """As a worker does before it judges: it takes the events that waited."""
+    listener = one.keep(socket.create_server(("127.0.0.1", 0)))
+    _client, near = one.accepted()
+    relay = one.relay(near)
+    relay.connect(socket.AF_INET, listener.getsockname())
+    one.poller.serve()
+    relay.check(time.monotonic_ns(), connect_ns=0, idle_ns=3600 * 10**9, total_ns=0)
+    assert relay.flow.connected_ns
+    assert one.ended == []
+
+
 @pytest.mark.parametrize("who", ["client", "server"])
 def test_a_reset_that_arrives_together_with_bytes_is_passed_on_as_a_reset(
     one: Rig, who: str

@@ -226,7 +226,7 @@ def test_a_worker_that_stands_still_is_replaced(daemon: Start, backend: Make) ->
     one = daemon(service)
     victim = one.workers()[0]
     os.kill(victim, signal.SIGSTOP)
-    until(lambda: not ld.is_alive(victim), "the hung worker gone", 60)
+    until(lambda: not ld.is_alive(victim), "the hung worker gone")
     assert ask(service) == b"ping"
     assert one.stop() == 0
 

@@ -226,7 +226,7 @@ def test_weights_steer_until_they_expire_then_the_fallback_chooses(
     agent.give(1.0, 1e9)
     until(lambda: in_force(name), "weights in force")
     assert shares(service) == [0, 40]
-    agent.give(1e9, 1.0, expiry_s=0.3)
+    agent.give(1e9, 1.0, expiry_s=1.0)
     until(lambda: not in_force(name), "the fallback")
     assert shares(service) == [20, 20]
     assert ld.scalars(name)["fallback_total"] == 1

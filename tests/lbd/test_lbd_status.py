@@ -98,7 +98,7 @@ class Viewer:
     """A browser's side of the stream, without the browser."""
 
     def __init__(self, address: str) -> None:
-        self._answer = urllib.request.urlopen(f"http://{address}/stream", timeout=20)
+        self._answer = urllib.request.urlopen(f"http://{address}/stream", timeout=60)
         assert self._answer.headers["Content-Type"] == "text/event-stream"
 
     def next(self) -> dict[str, Any]:
@@ -130,7 +130,7 @@ def test_off_means_that_there_is_no_page(daemon: Start, backend: Make) -> None:
     daemon(ld.service([backend(echo).address]), metrics=metrics)
     for path in ("/", "/stream"):
         with pytest.raises(urllib.error.HTTPError) as refused:
-            urllib.request.urlopen(f"http://{metrics}{path}", timeout=20)
+            urllib.request.urlopen(f"http://{metrics}{path}", timeout=60)
         refused.value.close()
         assert refused.value.code == 404
 
@@ -143,7 +143,7 @@ def test_a_reload_turns_it_on_and_off_on_the_same_port(daemon: Start, backend: M
     def page() -> int:
         """Never refused: the port goes from one server to the next."""
         try:
-            with urllib.request.urlopen(f"http://{metrics}/", timeout=20) as answer:
+            with urllib.request.urlopen(f"http://{metrics}/", timeout=60) as answer:
                 return int(answer.status)
         except urllib.error.HTTPError as error:
             error.close()
@@ -225,7 +225,7 @@ def test_viewers_are_bounded_and_who_leaves_makes_room(
     refused.value.close()
     assert refused.value.code == 503
     until(lambda: viewers[0].next()["viewers_refused_total"] == 1, "the refusal counted")
-    with urllib.request.urlopen(f"http://{metrics}/metrics", timeout=20) as scrape:
+    with urllib.request.urlopen(f"http://{metrics}/metrics", timeout=60) as scrape:
         assert "\nlbd_process_viewers_refused_total 1\n" in scrape.read().decode()
     viewers[1].close()
     until(lambda: viewers[0].next()["viewers"] == VIEWERS - 1, "a viewer gone")
@@ -239,7 +239,7 @@ def test_viewers_are_bounded_and_who_leaves_makes_room(
 
 def ready(address: str) -> int:
     try:
-        with urllib.request.urlopen(f"http://{address}/ready", timeout=20) as answer:
+        with urllib.request.urlopen(f"http://{address}/ready", timeout=60) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         error.close()

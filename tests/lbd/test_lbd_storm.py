@@ -138,7 +138,7 @@ async def storm(service: dict[str, Any], server: socket.socket, flows: int) -> E
     """All connections open at once, then all play their plans."""
     ends = Ends()
     address, start = Address.parse(service["listen"]), asyncio.Barrier(flows + 1)
-    async with asyncio.timeout(100), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(250), asyncio.TaskGroup() as group:
         group.create_task(ends.accept(server, flows))
         for number in range(flows):
             group.create_task(ends.client(number, address, start))
@@ -146,7 +146,7 @@ async def storm(service: dict[str, Any], server: socket.socket, flows: int) -> E
         def all_open() -> bool:
             return ld.totals(service["name"])["connected_total"] == flows
 
-        await asyncio.to_thread(until, all_open, "all connections open", 60)
+        await asyncio.to_thread(until, all_open, "all connections open")
         await start.wait()
     return ends
 

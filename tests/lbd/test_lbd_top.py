@@ -244,7 +244,7 @@ def test_without_textual_it_says_what_is_missing(path: Path) -> None:
         capture_output=True,
         text=True,
         cwd=ld.ROOT,
-        timeout=60,
+        timeout=120,
     )
     assert ended.returncode == 1
     assert "lbctl: top needs textual" in ended.stderr

@@ -25,6 +25,7 @@ from lbd_datagrams import (
     udp_service,
 )
 from lbd_waiting import until
+from test_lbd_reload import reload, rewrite
 
 from config.schema import POLICIES
 
@@ -46,6 +47,12 @@ def serve() -> Iterator[Serve]:
         one.close()
 
 
+def end_idle(one: ld.Daemon, service: dict[str, Any]) -> None:
+    """Sessions that rest are over from now on. Until then none was, however slow this machine."""
+    rewrite(one, {**service, "timeouts": {"idle_s": 0.2}}, workers=one.count)
+    reload(one)
+
+
 def sources(server: DatagramServer) -> set[Any]:
     return {peer for _, peer in server.seen}
 
@@ -56,13 +63,14 @@ def sources(server: DatagramServer) -> set[Any]:
 def test_a_session_is_one_client_and_one_backend(daemon: Start, serve: Serve) -> None:
     """Two clients, three datagrams each: every backend sees one source a client."""
     backends = [serve(), serve()]
-    service = udp_service([b.address for b in backends], policy="rr", timeouts={"idle_s": 0.5})
-    daemon(service)
+    service = udp_service([b.address for b in backends], policy="rr")
+    running = daemon(service)
     with client(service) as one, client(service) as two:
         for number in range(3):
             for sock, name in ((one, b"one"), (two, b"two")):
                 sock.send(b"%s %d" % (name, number))
                 assert sock.recv(100) == b"%s %d" % (name, number)
+    end_idle(running, service)
     assert [len(sources(b)) for b in backends] == [1, 1]
     assert [len({data[:3] for data, _ in b.seen}) for b in backends] == [1, 1]
     found = settled(service["name"], 2)
@@ -91,9 +99,9 @@ def test_datagrams_of_every_size_pass_unchanged(daemon: Start, serve: Serve) -> 
 def test_many_sessions_at_once_each_get_their_own(daemon: Start, serve: Serve) -> None:
     """400 clients in 2 workers, all open at once: every answer at its own client."""
     backends = [serve() for _ in range(3)]
-    service = udp_service([b.address for b in backends], policy="lsq", timeouts={"idle_s": 4})
+    service = udp_service([b.address for b in backends], policy="lsq")
     name = service["name"]
-    daemon(service, workers=2)
+    one = daemon(service, workers=2)
     with contextlib.ExitStack() as stack:
         socks = [stack.enter_context(client(service)) for _ in range(400)]
         for turn in range(3):
@@ -102,6 +110,7 @@ def test_many_sessions_at_once_each_get_their_own(daemon: Start, serve: Serve) -
             for number, sock in enumerate(socks):
                 assert sock.recv(100) == b"%d:%d" % (number, turn)
         until(lambda: ld.totals(name)["flows"] == 400, "all sessions open")
+    end_idle(one, service)
     found = settled(name, 400)
     assert found["completed_total"] == 400
     assert found["datagrams_in_total"] == found["datagrams_out_total"] == 1200
@@ -206,9 +215,9 @@ def test_a_session_without_an_answer_completes_nothing(
 
 
 def test_a_full_table_drops_and_counts_and_has_room_again(daemon: Start, serve: Serve) -> None:
-    service = udp_service([serve().address], max_connections=4, timeouts={"idle_s": 1})
+    service = udp_service([serve().address], max_connections=4)
     name = service["name"]
-    daemon(service)
+    one = daemon(service)
     with contextlib.ExitStack() as stack:
         socks = [stack.enter_context(client(service)) for _ in range(10)]
         for number, sock in enumerate(socks):
@@ -217,6 +226,7 @@ def test_a_full_table_drops_and_counts_and_has_room_again(daemon: Start, serve: 
             assert sock.recv(100) == b"%d" % number
         until(lambda: ld.scalars(name)["sessions_refused_total"] == 6, "six refused")
         assert not select.select(socks[4:], [], [], 0)[0]
+        end_idle(one, service)
         settled(name, 4)
         socks[9].send(b"again")
         assert socks[9].recv(100) == b"again"

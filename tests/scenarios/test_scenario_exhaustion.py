@@ -101,7 +101,7 @@ def test_who_means_it_gets_in_beside_a_syn_flood(
 
 @pytest.mark.parametrize(
     ("silent", "flows", "first_byte_s"),
-    [(60, 40, 0.3), pytest.param(2000, 200, 1.0, marks=pytest.mark.slow)],
+    [(40, 20, 0.8), pytest.param(2000, 200, 1.0, marks=pytest.mark.slow)],
 )
 def test_who_speaks_is_served_beside_a_flood_of_silent_connections(
     daemon: Start,

@@ -30,11 +30,11 @@ def test_scenario(name: str) -> None:
     macros |= {f"port{number}": str(port) for number, port in enumerate(free_ports(3), 1)}
     defined = [part for key, value in macros.items() for part in ("-D", f"{key}={value}")]
     ended = subprocess.run(
-        [program, "-t", "100", *defined, str(HERE / name)],
+        [program, "-t", "250", *defined, str(HERE / name)],
         env={**os.environ, "PYTHONPATH": str(ld.ROOT)},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert not ld.segment_path(macros["name"]).exists()

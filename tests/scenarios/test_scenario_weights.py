@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any
@@ -58,6 +59,14 @@ def test_bad_weights_are_refused_and_the_fallback_is_bounded(
         with ld.attached(name) as region:
             return sum(ld.scalar(region, worker, "weights_in_force") for worker in range(WORKERS))
 
+    def followed(agent: FakeAgent) -> bool:
+        """Given anew: a worker that had no turn while they held has not seen them."""
+        agent.give(1.0, 3.0, expiry_s=0.2)
+        end_s = time.monotonic() + 0.1
+        while in_force() < WORKERS and time.monotonic() < end_s:
+            time.sleep(0.005)
+        return in_force() == WORKERS
+
     async def eventually(look: Callable[[], Any], what: str) -> None:
         await asyncio.to_thread(until, look, what)
 
@@ -65,8 +74,7 @@ def test_bad_weights_are_refused_and_the_fallback_is_bounded(
         async with talking(service, CLIENTS) as talk:
             for _ in range(rounds):
                 for what, (weight, settings, counter) in BAD.items():
-                    agent.give(1.0, 3.0, expiry_s=0.2)
-                    await eventually(lambda: in_force() == WORKERS, "good weights in force")
+                    await eventually(lambda: followed(agent), "good weights in force")
                     before = ld.scalars(name)[counter]
                     agent.give(*weight, **settings)
                     await eventually(

@@ -40,7 +40,7 @@ def test_an_abstract_socket_is_reached() -> None:
     name = f"lbd-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind("\0" + name)
-        sock.settimeout(10)
+        sock.settimeout(60)
         Notifier("@" + name).tell(STOPPING=1)
         assert sock.recv(100) == b"STOPPING=1"
 

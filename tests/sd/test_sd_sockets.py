@@ -38,7 +38,7 @@ def test_sockets_come_in_order_and_are_kept_from_children() -> None:
             close_fds=False,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=True,
         )
         ports = [a.getsockname()[1], b.getsockname()[1]]

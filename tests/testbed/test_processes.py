@@ -16,7 +16,7 @@ from testbed.cli import main
 from testbed.load.command import EXIT_NOT_BELIEVABLE
 from testbed.processes import ChildError, Children, free_ports
 
-PATIENCE_S = 30
+PATIENCE_S = 60
 SLEEPER = "import time; print('ready: now', flush=True); time.sleep(600)"
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + SLEEPER
 
@@ -88,7 +88,7 @@ def test_children_end_with_a_parent_that_is_killed():
     code = (
         "import sys, time; from testbed.processes import Children; "
         f"child = Children().start('sleeper', [sys.executable, '-c', {SLEEPER!r}]); "
-        "child.wait_line('ready:', 30); print('child', child.pid, flush=True); time.sleep(600)"
+        "child.wait_line('ready:', 60); print('child', child.pid, flush=True); time.sleep(600)"
     )
     with Children() as children:
         parent = children.start("parent", python(code))
