@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """0, or 1 where a process failed."""
     from testbed.demo.compare import CHANGED, CONFIGURED, Comparer
-    from testbed.demo.figures import settled_s, table
+    from testbed.demo.figures import table, weights
     from testbed.demo.report import write
     from testbed.demo.scenario import Scenario
     from testbed.demo.screen import Screen, results
@@ -58,8 +58,9 @@ def run(args: argparse.Namespace) -> int:
         return 1
     for part in (CONFIGURED, CHANGED):
         screen.console.print(results(table(comparison, part), part))
-    for part, seconds in settled_s(comparison).items():
-        text = "not told" if seconds is None else f"after {seconds:.1f} s under load"
-        screen.console.print(f"{part}: the agent's weights were where they stayed {text}")
+    for part, found in weights(comparison).items():
+        when = "not told" if found.settled_s is None else f"after {found.settled_s:.1f} s of load"
+        far = "" if found.off is None else f", there within {found.off:.1f} times of the speeds"
+        screen.console.print(f"{part}: the agent's weights were where they stayed {when}{far}")
     screen.console.print(f"report: {write(comparison, args.report)}")
     return 0

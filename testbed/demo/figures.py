@@ -6,7 +6,7 @@ Lives here: numbers. Never here: how they are shown.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,32 +76,56 @@ def _mean_s(result: Result) -> float:
 
 
 SETTLED_RATIO = 1.5
+LEAST_LOOKS = 12
 
 
-def settled_s(comparison: Comparison) -> dict[str, float | None]:
-    """Seconds under load until the agent's weights were where they stayed, by part.
+@dataclass(frozen=True)
+class Weights:
+    """The agent's weights in one part; None where it cannot be said.
 
-    That is: each within a factor of SETTLED_RATIO of its geometric mean over the last third of the
-    part's looks, nine looks of ten from then on. None where that cannot be said. Only looks at the
-    agent's service count: the turns of other methods are no time.
+    settled_s: seconds under load until they were where they stayed, that is, each within a factor
+    of SETTLED_RATIO of its geometric mean over the last third of the part's looks, nine looks of
+    ten from then on. Only looks at the agent's service count: the turns of other methods are no
+    time. off: the largest factor between such a mean and the backend's true speed, both over
+    those of all backends.
     """
+
+    settled_s: float | None
+    off: float | None
+
+
+def weights(comparison: Comparison) -> dict[str, Weights]:
+    """By part."""
+    scenario = comparison.scenario
     changed_s = comparison.changed_s if comparison.changed_s is not None else math.inf
     before = [look for look in comparison.weights if look[0] < changed_s]
     after = [look for look in comparison.weights if look[0] >= changed_s]
-    return {CONFIGURED: _settled_s(before), CHANGED: _settled_s(after)}
+    return {
+        CONFIGURED: _weights(before, scenario.speeds),
+        CHANGED: _weights(after, scenario.changed),
+    }
 
 
-def _settled_s(looks: Sequence[tuple[float, NDArray[np.float64]]]) -> float | None:
-    if len(looks) < 12:
-        return None
+def _weights(
+    looks: Sequence[tuple[float, NDArray[np.float64]]], speeds: Mapping[str, float]
+) -> Weights:
+    if len(looks) < LEAST_LOOKS:
+        return Weights(None, None)
     at_s = np.array([at for at, _ in looks])
-    logs = np.log(np.array([weights for _, weights in looks]))  # (looks, N)
-    logs -= logs.mean(axis=1, keepdims=True)
+    logs = _centred(np.log(np.array([weights for _, weights in looks])))  # (looks, N)
     final = logs[-len(looks) // 3 :].mean(axis=0)
+    off = float(np.exp(np.abs(final - _centred(np.log(list(speeds.values())))).max()))
     near = np.abs(logs - final).max(axis=1) <= math.log(SETTLED_RATIO)
     from_then_on = np.cumsum(near[::-1])[::-1] / np.arange(len(near), 0, -1)
     first = int(np.argmax(near & (from_then_on >= 0.9)))
     if not near[first]:
-        return None
+        return Weights(None, off)
     steps_s = np.diff(at_s[: first + 1])
-    return float(steps_s[steps_s < 2.0].sum())  # a longer gap is another method's turn
+    # A longer gap is another method's turn.
+    return Weights(float(steps_s[steps_s < 2.0].sum()), off)
+
+
+def _centred(logs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Without the mean over the backends (..., N)."""
+    centred: NDArray[np.float64] = logs - logs.mean(axis=-1, keepdims=True)
+    return centred

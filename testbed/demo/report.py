@@ -23,7 +23,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from testbed.demo.compare import CHANGED, CONFIGURED, Comparison
-from testbed.demo.figures import Row, settled_s, table
+from testbed.demo.figures import Row, table, weights
 from testbed.demo.scenario import METHODS, TITLES
 from testbed.stats import Interval
 
@@ -51,7 +51,7 @@ def _figures(comparison: Comparison, rows: Parts) -> dict[str, Any]:
         "scenario": asdict(comparison.scenario),
         "rate_per_s": comparison.scenario.rate_per_s,
         "changed_s": comparison.changed_s,
-        "weights_settled_s": settled_s(comparison),
+        "weights": {part: asdict(found) for part, found in weights(comparison).items()},
         "methods": {part: [asdict(row) for row in found] for part, found in rows.items()},
     }
 
