@@ -14,7 +14,7 @@ import argparse
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -70,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scenarios", type=int, default=40, help="of validation; 2 at least")
     parser.add_argument("--seeds", type=int, default=3, help="of each training; 0 trains nothing")
     parser.add_argument("--episodes", type=int, default=100, help="of a refinement")
+    parser.add_argument("--rewards", help="refinements by these alone, commas between")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, default=Path("report/ablate"), metavar="FOLDER")
 
@@ -77,13 +78,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.scenarios < 2:
         raise SystemExit("--scenarios: an interval needs 2 at least")
+    rewards = tuple(args.rewards.split(",")) if args.rewards else ()
+    for name in rewards:
+        if name not in REWARDS:
+            raise SystemExit(f"--rewards: no reward {name!r}; known: {', '.join(REWARDS)}")
     numbers = range(VALIDATION_FROM, VALIDATION_FROM + args.scenarios)
     parameters = checkpoint.actor_of(checkpoint.load(args.policy), str(args.policy))
     args.out.mkdir(parents=True, exist_ok=True)
     found: list[Difference] = []
     with ProcessPoolExecutor(args.jobs, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         work = Work(parameters, numbers, args.seeds, args.episodes, args.out, pool)
-        for difference in differences(work):
+        whole = [work.judged(Candidate(parameters))]
+        for difference in refined(work, whole, rewards) if rewards else differences(work, whole):
             found.append(difference)
             cost = difference.cost
             interval = f"{cost.estimate:+.4f} ({cost.low:+.4f} to {cost.high:+.4f})"
@@ -122,9 +128,8 @@ class Work:
         return [self.judged(Candidate(parameters, settings)) for parameters in found]
 
 
-def differences(work: Work) -> Iterator[Difference]:
-    """One after another."""
-    whole = [work.judged(Candidate(work.parameters))]
+def differences(work: Work, whole: Sequence[Floats]) -> Iterator[Difference]:
+    """One after another; whole: the costs of the policy itself."""
     for name, variant in switched_off(work.parameters).items():
         yield _difference(name, "the policy", [work.judged(variant)], whole)
     if not work.seeds:
@@ -135,9 +140,15 @@ def differences(work: Work) -> Iterator[Difference]:
     yield _difference(f"imitation without GRU {seeds}", "with it", without, with_memory)
     ended = work.after("nothing", Refinement().reward)
     yield _difference(f"soft actor-critic alone {seeds}", "the policy", ended, whole)
-    for reward in REWARDS:
+    yield from refined(work, whole, REWARDS)
+
+
+def refined(work: Work, whole: Sequence[Floats], rewards: Iterable[str]) -> Iterator[Difference]:
+    """What soft actor-critic makes of the policy, reward by reward."""
+    for reward in rewards:
         ended = work.after("policy", reward)
-        yield _difference(f"refined by {reward} {seeds}", "the policy", ended, whole)
+        name = f"refined by {reward} (seeds: {work.seeds})"
+        yield _difference(name, "the policy", ended, whole)
 
 
 def switched_off(parameters: Parameters) -> dict[str, Candidate]:
