@@ -106,6 +106,33 @@ def test_it_observes_what_other_balancers_tell(name, frozen):
     region.remove()
 
 
+def test_it_says_once_when_flows_are_not_where_the_weights_put_them(name, frozen, caplog):
+    region = make(name, peers=1)
+    block, agent = PeersBlock(region), ServiceAgent(name, frozen)
+    now_ns = monotonic_ns() + RETRY_NS
+    nothing = np.zeros((2, 8), np.int64), np.zeros((len(lo.PEER_TOTALS), 8), np.int64)
+    caplog.set_level("INFO")
+
+    def told(q: list[int], steps: int) -> list[str]:
+        nonlocal now_ns
+        caplog.clear()
+        for _ in range(steps):
+            block.show([*q, *[0] * 5], now_ns + 10**9)
+            block.publish(region.identities().copy(), *nothing, now_ns)
+            agent.step(now_ns)
+            now_ns += 250_000_000
+        return [record.getMessage() for record in caplog.records if "flows are" in record.message]
+
+    assert told([10, 10, 10], 40) == []
+    (warning,) = told([30, 0, 0], 80)
+    assert "of the flows are not where the weights should put them" in warning
+    (relief,) = told([10, 10, 10], 200)
+    assert "flows are where the weights put them" in relief
+    assert region.doubles[region.layout.agent + lo.AGENT_REAL["misplaced"]] < 0.1
+    agent.close()
+    region.remove()
+
+
 def test_a_replaced_region_gets_weights_in_the_first_step(name, frozen):
     agent = ServiceAgent(name, frozen)
     old = make(name)
