@@ -152,7 +152,7 @@ def _learned(
         args.trainings,
         args.episodes,
         [args.application] if args.application else list(APPLICATIONS),
-        jobs=args.jobs,
+        args.jobs,
     ):
         found.append(row)
         rows.append(

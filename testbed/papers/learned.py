@@ -15,7 +15,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -210,7 +210,6 @@ def run(
     trainings: int,
     episodes: int,
     applications: Sequence[str] = tuple(APPLICATIONS),
-    methods: Sequence[Method] = METHODS,
     jobs: int = 1,
 ) -> Iterator[Row]:
     """Rules, the shipped policy and every method, trained `trainings` times an application."""
@@ -222,7 +221,10 @@ def run(
         }
 
         def begin(method: Method, application: str, length: int) -> list[Future[Training]]:
-            return _begin(pool, report, method, application, seeds, length, trainings)
+            return [
+                pool.submit(trained, report, method, application, seeds, length, seed)
+                for seed in range(trainings)
+            ]
 
         fresh = {application: begin(METHODS[0], application, 0) for application in applications}
         learned = {
@@ -244,21 +246,6 @@ def run(
 
 def judged_by_name(name: str, application: str, seeds: int) -> list[float]:
     return judged(rule(name), application, seeds)
-
-
-def _begin(
-    pool: Executor,
-    report: Path,
-    method: Method,
-    application: str,
-    seeds: int,
-    episodes: int,
-    trainings: int,
-) -> list[Future[Training]]:
-    return [
-        pool.submit(trained, report, method, application, seeds, episodes, seed)
-        for seed in range(trainings)
-    ]
 
 
 def _rule(method: Method, learner: Learner, explore: bool) -> Rule:
