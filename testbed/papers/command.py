@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 FIGURES = ("fig2a", "fig2b", "table3")
 LEARNED = "learned"
-"""Only on demand: it trains for many minutes, and needs torch."""
+"""Only on demand: it trains for hours, and needs torch."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,12 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--report", type=Path, default=Path("report/papers"), metavar="FOLDER")
     learned = parser.add_argument_group(LEARNED, "Table 3's learned rows, trained anew")
     learned.add_argument("--trainings", type=int, default=3, help="of each agent, by seed")
-    learned.add_argument("--episodes", type=int, default=500, help="of a training, at most")
+    learned.add_argument("--episodes", type=int, default=500, help="of a training")
     learned.add_argument("--jobs", type=int, default=os.cpu_count())
     learned.add_argument("--application", help="only one, by its name in the table")
-    learned.add_argument(
-        "--minutes", type=float, default=120.0, help="of CPU time, for all trainings"
-    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -137,23 +134,27 @@ def _table3(seeds: int, report: Path, console: Console) -> list[dict[str, Any]]:
 def _learned(
     args: argparse.Namespace, seeds: int, report: Path, console: Console
 ) -> list[dict[str, Any]]:
-    from testbed.papers import learned
+    from testbed.papers import learned, plots
     from testbed.papers.table3 import APPLICATIONS
 
     if args.application not in (None, *APPLICATIONS):
         raise SystemExit(
             f"--application: none is {args.application!r}; known: {', '.join(APPLICATIONS)}"
         )
-    found = learned.run(
+    for flag in ("trainings", "episodes", "jobs"):
+        if getattr(args, flag) < 1:
+            raise SystemExit(f"--{flag}: must be at least 1")
+    found: list[learned.Row] = []
+    rows: list[dict[str, Any]] = []
+    for row in learned.run(
+        report,
         seeds,
         args.trainings,
         args.episodes,
-        args.minutes,
         [args.application] if args.application else list(APPLICATIONS),
         args.jobs,
-    )
-    rows: list[dict[str, Any]] = []
-    for row in found:
+    ):
+        found.append(row)
         rows.append(
             {
                 "application": row.application,
@@ -167,6 +168,7 @@ def _learned(
         )
         # Training takes minutes a row: what there is is shown as it comes.
         console.print(*_cells(rows[-1]), sep="; ")
+    plots.learning(found, report / "papers-learned.png")
     _print(console, f"Table 3, learned; the paper has {learned.EPISODES} episodes", rows)
     return rows
 

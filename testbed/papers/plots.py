@@ -1,22 +1,32 @@
-"""The pictures of Fig 2a and Fig 2b.
+"""The pictures of Fig 2a and Fig 2b, and of how the papers' agents learn.
 
 Lives here: drawing. Never here: runs, tables.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import matplotlib
 
 matplotlib.use("Agg")
 
+import numpy as np
 from matplotlib import pyplot as plt
 
 from testbed.papers.fig2a import WINDOW_S, Ratios
 from testbed.papers.fig2b import CASES, Cost
 
+if TYPE_CHECKING:
+    # At run time it would bring torch along.
+    from testbed.papers.learned import Row
+
 WIDTH_IN, HEIGHT_IN = 7.0, 3.2
+SMOOTH_EPISODES = 25
+BESIDE = ("oracle", "lsq", "agent")
+"""Policies that do not learn here, as lines to compare with."""
 
 
 def ratios(found: list[Ratios], path: Path) -> None:
@@ -56,6 +66,33 @@ def costs(found: list[Cost], path: Path) -> None:
     axes.set_ylabel("weighted duration\n(full: chain, pale: own view)")
     axes.legend()
     _save(figure, path)
+
+
+def learning(found: Sequence[Row], path: Path) -> None:
+    """Mean completion time by training episode, a panel an application, and others' as lines."""
+    applications = list(dict.fromkeys(row.application for row in found))
+    figure, panels = plt.subplots(
+        1, len(applications), figsize=(1.4 * WIDTH_IN, 1.1 * HEIGHT_IN), squeeze=False
+    )
+    for axes, application in zip(panels[0], applications, strict=True):
+        rows = [row for row in found if row.application == application]
+        for row, style in zip(
+            [row for row in rows if row.policy in BESIDE], ("-", "--", ":"), strict=True
+        ):
+            axes.axhline(row.mean_s, color="k", linestyle=style, linewidth=1, label=row.policy)
+        for row in rows:
+            window = min(SMOOTH_EPISODES, row.episodes)
+            if window:
+                mean_s = np.convolve(row.curve_s, np.full(window, 1 / window), "valid")
+                axes.plot(np.arange(window, row.episodes + 1), mean_s, label=row.policy)
+        axes.set_title(application, fontsize="medium")
+        axes.set_xlabel("episode")
+    panels[0, 0].set_ylabel(f"mean completion time, s\n(mean of {SMOOTH_EPISODES} episodes)")
+    handles, labels = panels[0, -1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize="small")
+    figure.tight_layout(rect=(0, 0.14, 1, 1))
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
 
 
 def _save(figure: plt.Figure, path: Path) -> None:

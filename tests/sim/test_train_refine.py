@@ -16,7 +16,6 @@ from agent.agent import Agent
 from agent.learn import checkpoint
 from agent.policies import SHIPPED
 from agent.settings import AgentSettings, LearnSettings, PolicySettings
-from testbed.papers import learned
 from testbed.sim.compiled import dispatch
 from testbed.sim.scenario import Arrivals, Event, Servers
 from testbed.sim.world import World
@@ -160,31 +159,3 @@ def test_the_recipes_in_the_package_are_valid() -> None:
     assert refined.refine.learn.actor_after_updates == 500
     assert refined.begin is not None
     assert SHIPPED.parts[-3:] == refined.begin.parts
-
-
-@pytest.mark.parametrize("method", [learned.METHODS[1], learned.METHODS[2]])
-def test_the_papers_agents_learn_and_are_judged(method: learned.Method) -> None:
-    fresh, none = learned.train(method, "100% CPU", 0, episodes=0, seconds=60.0)
-    trained, done = learned.train(method, "100% CPU", 0, episodes=2, seconds=60.0)
-    assert (none, done) == (0, 2)
-    assert any(not np.array_equal(trained[name], fresh[name]) for name in fresh)
-
-
-def test_the_papers_settings() -> None:
-    settings = learned.METHODS[0].learn(0)
-    assert settings.updates_per_step * 60.0 / learned.STEP_S == pytest.approx(10)
-    assert settings.batch_chunks == 25
-    assert settings.replay_steps == 3000
-    assert {settings.actor_lr, settings.critic_lr, settings.temperature_lr} == {3e-4}
-    assert [method.policy.recurrent for method in learned.METHODS] == [True, True, False, False]
-
-
-def test_rows_of_the_learned_table() -> None:
-    rows = list(learned.run(2, trainings=1, episodes=1, minutes=0.0, applications=["100% CPU"]))
-    assert [row.policy for row in rows] == [
-        *learned.PLAIN,
-        learned.UNTRAINED,
-        *(method.name for method in learned.METHODS),
-    ]
-    assert rows[0].ratio.estimate == pytest.approx(1.0)
-    assert all(row.ratio.estimate > 0.5 for row in rows)
