@@ -20,7 +20,7 @@ from agent.observe import Observation, observe
 from agent.rewards import REWARDS, shares
 from agent.settings import AgentSettings, SettingsError
 from agent.steps import Step
-from agent.trust import Monitor, Stand
+from agent.trust import GAP_MOST_S, Monitor, Stand
 from shm.snapshot import Ints, Snapshot, Words
 
 Float64 = NDArray[np.float64]
@@ -130,6 +130,9 @@ class Agent:
         self._previous = observation
         if before is not None:
             step_s = (observation.now_ns - before.now_ns) * 1e-9
+            if step_s > GAP_MOST_S:
+                # Weights may have expired meanwhile: flows went by nobody knows what.
+                self._balance = Balance()
             self._balance.see(observation.identity, observation.flows, step_s)
         number = self.counters.steps
         self.counters.steps += 1

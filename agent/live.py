@@ -54,6 +54,9 @@ RETRY_NS: Final = 100_000_000
 MODES: Final = {name: word for word, name in lo.AGENT_MODES.items()}
 ORDERED: Final = {lo.AGENT_SHADOW: MODES["shadow"], lo.AGENT_PAUSE: MODES["paused"]}
 """Of what an operator asked for."""
+REWARD_FRESH: Final = "VBF+logVBF"
+REWARD_TRAINED: Final = "Jain"
+"""VBF+logVBF undoes what a trained policy knows (docs/policy.md)."""
 SHADOW_EVERY_NS: Final = 60 * 10**9
 LEAST_REPLAY_STEPS: Final = 512
 """Of the learner, however many backends there may be: less is too little to draw from."""
@@ -128,8 +131,9 @@ class ServiceAgent:
                 parameters,
             )
         policy = PolicySettings(max_ratio=config.max_ratio, base=config.base)
+        reward = config.reward or (REWARD_FRESH if _begins_fresh(config) else REWARD_TRAINED)
         self._agent = Agent(
-            AgentSettings(config.mode, config.reward, config.seed, policy),
+            AgentSettings(config.mode, reward, config.seed, policy),
             Policy(policy, parameters, config.seed),
             self._learner,
             self._monitor,

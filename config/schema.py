@@ -407,8 +407,12 @@ class Agent(Section):
         le=MAX_DURATION_S,
         description="From one saved checkpoint to the next, in seconds.",
     )
-    reward: Reward = Field(
-        default="VBF+logVBF", description="The fairness function that learning maximises."
+    reward: Reward | None = Field(
+        default=None,
+        description=(
+            "The fairness function that learning maximises; null: Jain's index where a trained "
+            "policy goes on learning, VBF+logVBF where it begins with nothing."
+        ),
     )
     base: Literal["latency", "none"] = Field(
         default="latency",

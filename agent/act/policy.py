@@ -110,10 +110,16 @@ class Policy:
         return self._action(u, observation, hidden, entropy)
 
     def hold(self, observation: Observation) -> Action:
-        """Repeat the last action for the backends there are now; memory and noise stand still."""
+        """Repeat the last action for the backends there are now; memory and noise stand still.
+
+        A backend that is new has the mean of the others': b, memory and kappa are means over all.
+        """
         identity = observation.identity
         hidden = self._aligned_hidden(identity)
-        u = self._aligned(identity, self._u)
+        known = self._u[np.isin(self._identity, identity)]
+        middle = known.mean(axis=0) if len(known) else np.zeros(len(ACTIONS), np.float32)
+        missing = np.tile(middle, (identity.size, 1))
+        u = carry(identity, self._identity, self._u, missing)
         self._noise = self._aligned(identity, self._noise)
         self._identity, self._hidden = identity, hidden
         return self._action(u, observation, hidden, None)

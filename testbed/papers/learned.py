@@ -4,9 +4,9 @@ Lives here: which agents there are, their episodes, trainings that are kept, and
 same episodes as the other rows. Never here: networks and learning (`testbed.papers.distr_lb`), what
 is observed (`testbed.papers.distr_features`), how rows are shown.
 
-A training is written to the report when it has been judged, under a digest of all that decides it;
-one that is there is not done again, so a command that was cut goes on where it was. A trained agent
-is judged by the mean of its policy, without exploring.
+A training is written to the report when it has been judged, under a digest of its settings; one
+that is there is not done again, so a command that was cut goes on where it was. Who changes the
+code takes another folder. A trained agent is judged by the mean of its policy, without exploring.
 """
 
 from __future__ import annotations

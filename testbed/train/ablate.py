@@ -78,24 +78,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.scenarios < 2:
         raise SystemExit("--scenarios: an interval needs 2 at least")
-    rewards = tuple(args.rewards.split(",")) if args.rewards else ()
+    rewards = [name.strip() for name in args.rewards.split(",")] if args.rewards else []
     for name in rewards:
         if name not in REWARDS:
             raise SystemExit(f"--rewards: no reward {name!r}; known: {', '.join(REWARDS)}")
+    if rewards and not args.seeds:
+        raise SystemExit("--rewards: needs one of --seeds at least to train with")
     numbers = range(VALIDATION_FROM, VALIDATION_FROM + args.scenarios)
     parameters = checkpoint.actor_of(checkpoint.load(args.policy), str(args.policy))
     args.out.mkdir(parents=True, exist_ok=True)
-    found: list[Difference] = []
+    kept = args.out / "differences.json"
+    # What another command has compared stays.
+    before = json.loads(kept.read_text()) if kept.exists() else []
+    found = {(row["variant"], row["whole"]): row for row in before}
     with ProcessPoolExecutor(args.jobs, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         work = Work(parameters, numbers, args.seeds, args.episodes, args.out, pool)
         whole = [work.judged(Candidate(parameters))]
         for difference in refined(work, whole, rewards) if rewards else differences(work, whole):
-            found.append(difference)
+            found[difference.variant, difference.whole] = asdict(difference)
             cost = difference.cost
             interval = f"{cost.estimate:+.4f} ({cost.low:+.4f} to {cost.high:+.4f})"
             print(f"{difference.variant}, against {difference.whole}: {interval}", flush=True)
-            text = json.dumps([asdict(one) for one in found], indent=1)
-            (args.out / "differences.json").write_text(text + "\n")
+            kept.write_text(json.dumps([*found.values()], indent=1) + "\n")
     return 0
 
 

@@ -95,3 +95,10 @@ def test_an_agent_says_how_much_is_misplaced_while_its_weights_are_in_force(mode
     assert decision.misplaced > 0.5
     agent.rest()
     assert agent.step(snapshot(4, flows=flows)).misplaced is None
+
+
+def test_what_came_in_a_gap_is_nobodys_fault():
+    agent = Agent(AgentSettings(mode="frozen"), Policy(PolicySettings(), fresh_parameters(1)))
+    agent.step(snapshot(4, flows=np.array([10, 10, 10, 10])))
+    later = replace(snapshot(4, flows=np.array([40, 0, 0, 0])), now_ns=NOW_NS + 20 * 10**9)
+    assert agent.step(later).misplaced is None

@@ -71,6 +71,16 @@ def test_what_does_not_explore_is_smoothed_and_arrives():
     assert policy.act(newcomer, stochastic=False).u[3] == pytest.approx(0.5, abs=1e-6)
 
 
+def test_a_newcomer_in_a_pause_changes_nothing_that_holds_for_all():
+    policy = Policy(PolicySettings(), lively())
+    acted = policy.act(observe(snapshot(3), None), stochastic=False)
+    held = policy.hold(observe(snapshot(6), None))
+    assert held.offset == pytest.approx(acted.offset)
+    assert held.u[3:] == pytest.approx(np.tile(acted.u.mean(axis=0), (3, 1)), abs=1e-6)
+    fresh = Policy(PolicySettings(), lively()).hold(observe(snapshot(2), None))
+    assert not fresh.u.any()
+
+
 def test_without_memory_the_past_does_not_matter():
     settings = PolicySettings(recurrent=False)
     one, other = Policy(settings, lively()), Policy(settings, lively())

@@ -116,7 +116,7 @@ def test_defaults_are_the_documented_ones() -> None:
             "checkpoint": None,
             "save": None,
             "save_every_s": 30,
-            "reward": "VBF+logVBF",
+            "reward": None,
             "base": "latency",
             "max_ratio": 16,
             "expiry_ms": 1000,

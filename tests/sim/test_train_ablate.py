@@ -105,14 +105,22 @@ def test_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert row["cost"]["low"] <= row["cost"]["estimate"] <= row["cost"]["high"]
     # A variant that acts as the whole does would be paired with itself.
     assert any(row["cost"]["estimate"] != 0.0 for row in rows)
-    assert cli.main(["ablate", *options, "--rewards", "Jain"]) == 0
-    again = json.loads((tmp_path / "differences.json").read_text())
+    alone = ["--scenarios", "2", "--seeds", "1", "--episodes", "1", "--rewards", " Jain"]
+    assert cli.main(["ablate", *alone, "--out", str(tmp_path / "alone")]) == 0
+    again = json.loads((tmp_path / "alone" / "differences.json").read_text())
     assert again == rows[-1:], "one reward alone is the same refinement"
+    assert cli.main(["ablate", *alone, "--out", str(tmp_path)]) == 0
+    assert json.loads((tmp_path / "differences.json").read_text()) == rows, "the others stay"
 
 
-def test_an_unknown_reward_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="no reward 'no'"):
-        cli.main(["ablate", "--rewards", "Jain,no", "--out", str(tmp_path)])
+@pytest.mark.parametrize(
+    ("rewards", "seeds", "said"), [("Jain,no", "1", "no reward 'no'"), ("Jain", "0", "--seeds")]
+)
+def test_refinements_that_cannot_be_are_refused(
+    rewards: str, seeds: str, said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit, match=said):
+        cli.main(["ablate", "--rewards", rewards, "--seeds", seeds, "--out", str(tmp_path)])
 
 
 def test_one_scenario_makes_no_interval(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 DEFAULT_POLICIES = (
     "sed-global,rr,wrr,ecmp,wcmp,lsq,sed,p2c,ewma:20,ewma,ewma:1000,ewma:5000,least_time,hcl,jiq,"
-    "maglev,source_hash,awcmp,hlb,wcmp-true,sed-true,oracle,agent"
+    "maglev,source_hash,awcmp,hlb,wcmp-true,sed-true,oracle,agent,agent-watched"
 )
 
 
