@@ -37,6 +37,15 @@ def descriptors(pids: list[int]) -> list[int]:
     return [len(os.listdir(f"/proc/{pid}/fd")) for pid in pids]
 
 
+def at_rest(pids: list[int]) -> list[int]:
+    """The least of ten looks: a flow that is over may still have a socket that is being closed."""
+    looks = []
+    for _ in range(10):
+        looks.append(descriptors(pids))
+        time.sleep(0.1)
+    return [min(counts) for counts in zip(*looks, strict=True)]
+
+
 def shared_bytes(services: list[dict[str, Any]]) -> list[int]:
     return [ld.segment_path(one["name"]).stat().st_size for one in services]
 
@@ -95,7 +104,7 @@ def test_nothing_grows(
     for _ in range(3):
         round_of_all()
         rounds += 1
-    before = descriptors(pids), shared_bytes(services)
+    open_before, shared_before = at_rest(pids), shared_bytes(services)
     memory_bytes = sum(map(ld.rss_bytes, pids))
     end_s = time.monotonic() + seconds
     while time.monotonic() < end_s:
@@ -109,7 +118,8 @@ def test_nothing_grows(
             f"RSS grew {grown_bytes} bytes]"
         )
     assert all(talk.broken == talk.wrong == talk.unanswered == 0 for talk in talks)
-    assert (descriptors(pids), shared_bytes(services)) == before
+    until(lambda: descriptors(pids) == open_before, "as many descriptors as before")
+    assert shared_bytes(services) == shared_before
     assert grown_bytes < GROWTH_BYTES
     assert {path.name for path in Path("/dev/shm").glob(f"lbd.t{os.getpid()}-*")} == {
         ld.segment_path(service["name"]).name for service in services
