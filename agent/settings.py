@@ -13,7 +13,6 @@ from typing import Literal
 
 Mode = Literal["learn", "frozen", "shadow"]
 Base = Literal["latency", "none"]
-Decoding = Literal["continuous", "levels"]
 
 HIDDEN = 64
 
@@ -41,7 +40,6 @@ class PolicySettings:
     offset_ratio: b, which dispatch adds to q, is within 1 / offset_ratio and offset_ratio; 1 makes
     it 1, the rule without one.
     busy_most: the largest kappa.
-    decoding: 'continuous', or 'levels' for the published set {1.0, 1.2 … 2.0}.
     recurrent: False holds the hidden state at zero: a policy without memory.
     noise_correlation: of exploration from one step to the next; the noise stays N(0, 1) at every
     step, but a push that lasts a second or two moves the queues, white noise averages out.
@@ -52,7 +50,6 @@ class PolicySettings:
     offset_ratio: float = 8.0
     busy_most: float = 2.0
     base: Base = "latency"
-    decoding: Decoding = "continuous"
     recurrent: bool = True
     noise_correlation: float = 0.85
 
@@ -67,7 +64,6 @@ class PolicySettings:
         )
         _require(math.isfinite(self.busy_most) and self.busy_most >= 0.0, "busy_most must be >= 0")
         _require(self.base in ("latency", "none"), f"unknown base {self.base!r}")
-        _require(self.decoding in ("continuous", "levels"), f"unknown decoding {self.decoding!r}")
         _require(0.0 <= self.noise_correlation < 1.0, "noise_correlation must be in [0, 1)")
 
 

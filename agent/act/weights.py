@@ -17,8 +17,6 @@ from agent.settings import PolicySettings
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
-LEVELS: Float64 = np.array([1.0, 1.2, 1.4, 1.6, 1.8, 2.0])  # [MPG] the published action set
-
 
 def log_bound(settings: PolicySettings) -> float:
     """Half the width of log g, the unit of the action feature.
@@ -32,11 +30,7 @@ def log_bound(settings: PolicySettings) -> float:
 
 def log_factor(u: Float32, settings: PolicySettings) -> Float64:
     """log g (N,), mean 0, largest minus smallest at most 2 log_bound. u (N,) in [-1, 1]."""
-    if settings.decoding == "levels":
-        nearest = np.rint((u.astype(np.float64) + 1.0) * 0.5 * (LEVELS.size - 1)).astype(np.int64)
-        raw = np.log(LEVELS[nearest])
-    else:
-        raw = u.astype(np.float64) * log_bound(settings)
+    raw = u.astype(np.float64) * log_bound(settings)
     centred: Float64 = raw - raw.mean() if raw.size else raw
     return centred
 

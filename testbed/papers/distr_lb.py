@@ -46,7 +46,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from agent.act.weights import LEVELS
 from agent.learn.sac import squash
 from agent.rewards import VARIANCE_FLOOR, g, jain
 from testbed.papers.distr_features import size
@@ -54,6 +53,7 @@ from testbed.papers.distr_features import size
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
+LEVELS: Float64 = np.array([1.0, 1.2, 1.4, 1.6, 1.8, 2.0])
 HIDDEN = 64
 LEARNING_RATE = 3e-4
 BATCH = 25

@@ -8,7 +8,7 @@ from make import NOW_NS, permuted, snapshot
 
 from agent.act.network import SHAPES, ParameterError, checked, fresh_parameters
 from agent.act.policy import Policy
-from agent.act.weights import LEVELS, bounded, capacity, kappa, log_factor, score, weights
+from agent.act.weights import bounded, capacity, kappa, log_factor, score, weights
 from agent.observe import observe
 from agent.settings import ACTIONS, PolicySettings, SettingsError
 
@@ -116,12 +116,12 @@ def test_exploration_is_reproducible_correlated_and_of_unit_variance():
 actions = st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=20)
 
 
-@given(actions, st.floats(1.1, 100), st.sampled_from(["continuous", "levels"]))
-def test_log_factors_have_mean_zero_and_a_bounded_ratio(u, ratio, decoding):
-    settings = PolicySettings(max_ratio=ratio, base="none", decoding=decoding)
+@given(actions, st.floats(1.1, 100))
+def test_log_factors_have_mean_zero_and_a_bounded_ratio(u, ratio):
+    settings = PolicySettings(max_ratio=ratio, base="none")
     log_g = log_factor(np.array(u, np.float32), settings)
     assert log_g.mean() == pytest.approx(0.0, abs=1e-9)
-    assert np.ptp(log_g) <= np.log(max(ratio, 2.0 if decoding == "levels" else 0.0)) + 1e-9
+    assert np.ptp(log_g) <= np.log(ratio) + 1e-9
 
 
 @given(actions, st.floats(1.1, 100), st.integers(0, 99))
@@ -174,12 +174,6 @@ def test_a_score_is_made_of_all_actions_at_their_memories():
 def test_one_outlier_does_not_flatten_the_others():
     got = bounded(np.array([-5.0, 0.0, 0.5, 1.0]), np.log(16.0))
     assert got[1:].tolist() == [0.0, 0.5, 1.0]
-
-
-def test_levels_are_the_published_set():
-    u = np.linspace(-1, 1, 6, dtype=np.float32)
-    log_g = log_factor(u, PolicySettings(decoding="levels"))
-    assert np.exp(log_g - log_g[0]) == pytest.approx(LEVELS)
 
 
 @pytest.mark.parametrize("name", sorted(SHAPES))
